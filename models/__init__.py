@@ -1,0 +1,6 @@
+"""The networks: ESR and MA-Net, their diversity loss, and the reader of every checkpoint format."""
+
+from models.classifier import EMOTIONS
+from models.weights import CheckpointError, load_model, load_pretrained
+
+__all__ = ["EMOTIONS", "CheckpointError", "load_model", "load_pretrained"]

@@ -1,0 +1,72 @@
+"""Convolutional block attention module.
+
+Paper: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018.
+The sub-module names `ChannelGate.mlp` and `SpatialGate.spatial.{conv,bn}` are those of the authors' code, kept because
+the released ESR and MA-Net weights carry them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class AttendedFeatures(NamedTuple):
+    """What a CBAM returns: the weighted features and the two attention maps that weighted them."""
+
+    features: Tensor
+    spatial_attention: Tensor
+    channel_attention: Tensor
+
+
+class ChannelGate(nn.Module):
+    """A weight in (0, 1) for every channel, from its average and its maximum over space (CBAM, equation 2)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels, channels // reduction),
+            nn.ReLU(),
+            nn.Linear(channels // reduction, channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, C, H, W) to channel weights (N, C)."""
+        return torch.sigmoid(self.mlp(features.mean(dim=(2, 3))) + self.mlp(features.amax(dim=(2, 3))))
+
+
+class SpatialGate(nn.Module):
+    """A weight in (0, 1) for every position, from the maximum and the average over channels (CBAM, equation 3)."""
+
+    def __init__(self, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.spatial = nn.Sequential()
+        self.spatial.add_module("conv", nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False))
+        self.spatial.add_module("bn", nn.BatchNorm2d(1, momentum=0.01))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, C, H, W) to position weights (N, 1, H, W)."""
+        pooled = torch.stack((features.amax(dim=1), features.mean(dim=1)), dim=1)  # (N, 2, H, W)
+        return torch.sigmoid(self.spatial(pooled))
+
+
+class CBAM(nn.Module):
+    """Channel attention followed by spatial attention.
+
+    Args:
+        channels: number of feature channels C; at least `reduction`.
+        reduction: how many times narrower the hidden layer of the channel gate is.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.ChannelGate = ChannelGate(channels, reduction)
+        self.SpatialGate = SpatialGate()
+
+    def forward(self, features: Tensor) -> AttendedFeatures:
+        """Weight features (N, C, H, W); the maps returned beside them are (N, H, W) and (N, C), both in (0, 1)."""
+        channel_attention = self.ChannelGate(features)
+        features = features * channel_attention[:, :, None, None]
+        spatial_attention = self.SpatialGate(features)
+        return AttendedFeatures(features * spatial_attention, spatial_attention.squeeze(1), channel_attention)

@@ -1,0 +1,120 @@
+"""The feature-diversity loss: how alike branches (or patches) are, as a determinant or a sum of similarities.
+
+Paper: Heidari and Iosifidis, "Learning diversified feature representations for facial expression recognition in the
+wild", arXiv 2210.09381. There S_ij is the mean over the batch of exp(-gamma ||x_i - x_j||^2) and S_ii = 1, so S is
+positive semi-definite with unit diagonal and det(S) lies in [0, 1].
+"""
+
+import torch
+from torch import Tensor, nn
+
+MEASURES = ("det", "logdet", "direct", "none")
+DEAD, SATURATED = 1e-3, 0.999
+"""Mean similarity below and above which neither measure has a gradient worth having."""
+
+
+def similarity_matrix(
+    features: Tensor, gamma: float | str = 10.0, normalize: bool = False, zero_diagonal: bool = False
+) -> Tensor:
+    """Return the similarity S (B, B) between branches, averaged over the batch.
+
+    Args:
+        features: (B, N, ...), one row of features per branch and face; everything after N is flattened.
+        gamma: width of the Gaussian kernel; "median" takes 1 over the median squared distance between the branches of
+            the batch, without gradient, so that the similarity of a typical pair is exp(-1) at any scale.
+        normalize: scale every feature vector to unit length first, so that squared distances lie in [0, 4].
+        zero_diagonal: leave the diagonal at 0 as the published code does; for comparison only.
+
+    Returns:
+        S with a diagonal of ones, in float32 (float64 for float64 features), also under autocast.
+
+    Raises:
+        ValueError: for features of fewer than two dimensions, or a gamma that is neither positive nor "median".
+    """
+    if features.ndim < 2:
+        raise ValueError(f"features have shape {tuple(features.shape)}; expected (B, N, ...)")
+    if gamma != "median" and (isinstance(gamma, str) or not gamma > 0):
+        raise ValueError(f"gamma is {gamma!r}; expected a positive number or 'median'")
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.double() if features.dtype == torch.float64 else features.float()
+        B, N = x.shape[:2]
+        x = x.reshape(B, N, -1).transpose(0, 1)  # (N, B, C)
+        if normalize:
+            x = nn.functional.normalize(x, dim=-1)
+        x = x - x.mean(dim=1, keepdim=True)  # distances stay, and subtracting large norms loses no digits
+        gram = x @ x.mT  # (N, B, B)
+        norms = gram.diagonal(dim1=1, dim2=2)  # (N, B)
+        distances = (norms[:, :, None] + norms[:, None, :] - 2 * gram).clamp_min(0)  # squared
+        if gamma == "median" and B > 1:
+            row, column = torch.triu_indices(B, B, offset=1, device=x.device)
+            median = distances.detach()[:, row, column].median()
+            gamma = 1 / median.clamp_min(torch.finfo(x.dtype).tiny)
+        elif gamma == "median":
+            gamma = 1.0
+        similarity = torch.exp(-gamma * distances).mean(dim=0)
+        identity = torch.eye(B, dtype=x.dtype, device=x.device)
+        similarity = similarity * (1 - identity)
+        return similarity if zero_diagonal else similarity + identity
+
+
+def mean_off_diagonal(similarity: Tensor) -> Tensor:
+    """Return the mean of S_ij over i != j of a similarity matrix (B, B); not a number for a single branch."""
+    B = similarity.shape[0]
+    return (
+        (similarity.sum() - similarity.diagonal().sum()) / (B * (B - 1)) if B > 1 else similarity.new_tensor(torch.nan)
+    )
+
+
+class DiversityLoss(nn.Module):
+    """A term to be minimised that falls when branches move apart.
+
+    Args:
+        measure: "det": -det(S). "logdet": -log det(S + eps I). "direct": the sum of S_ij over i != j. "none": zero,
+            while the similarity is still recorded.
+        gamma, normalize, zero_diagonal: see `similarity_matrix`.
+        eps: keeps "logdet" finite for equal branches.
+
+    Attributes:
+        similarity: mean off-diagonal similarity of the last batch, a scalar without gradient.
+
+    Raises:
+        ValueError: for an unknown measure.
+    """
+
+    def __init__(
+        self,
+        measure: str = "det",
+        gamma: float | str = 10.0,
+        normalize: bool = False,
+        zero_diagonal: bool = False,
+        eps: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        if measure not in MEASURES:
+            raise ValueError(f"diversity measure is {measure!r}; expected one of {', '.join(MEASURES)}")
+        self.measure, self.gamma, self.normalize = measure, gamma, normalize
+        self.zero_diagonal, self.eps = zero_diagonal, eps
+        self.similarity: Tensor | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the loss, a scalar in float32 (float64 for float64 features), for features (B, N, ...)."""
+        S = similarity_matrix(features, self.gamma, self.normalize, self.zero_diagonal)
+        self.similarity = mean_off_diagonal(S.detach())
+        if self.measure == "det":
+            return -torch.linalg.det(S)
+        if self.measure == "logdet":
+            return -torch.linalg.slogdet(S + self.eps * torch.eye(len(S), dtype=S.dtype, device=S.device)).logabsdet
+        if self.measure == "direct":
+            return S.sum() - S.diagonal().sum()
+        return S.new_zeros(())
+
+
+def describe_similarity(name: str, similarity: float) -> str | None:
+    """Return a warning when a term of this mean similarity no longer has a gradient, or None."""
+    if DEAD <= similarity <= SATURATED or similarity != similarity:  # not a number: a single branch
+        return None
+    state = "dead: the branches are so far apart" if similarity < DEAD else "saturated: the branches are so close"
+    return (
+        f"the diversity term '{name}' is {state} at this gamma (mean similarity {similarity:.2g}) that it has no "
+        'gradient; diversity_gamma="median" or diversity_normalize=True sees a scale it can act on'
+    )

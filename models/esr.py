@@ -1,0 +1,185 @@
+"""Ensemble with shared representations (ESR), with and without attention.
+
+Paper: Siqueira, Magg, Wermter, "Efficient Facial Feature Learning with Wide Ensemble-based Convolutional Neural
+Networks", AAAI 2020. With attention (a CBAM after every block): Heidari and Iosifidis, "Learning diversified feature
+representations for facial expression recognition in the wild", arXiv 2210.09381.
+Layer names follow the published weights: conv1..4, bn1..4, cbam1..4, fc, fc_dimensional.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.cbam import CBAM, AttendedFeatures
+from models.classifier import ExpressionClassifier, default_labels
+
+
+class ESROutput(NamedTuple):
+    """Scores (B, N, K) and the last attention of every branch, (B, N, h, w) and (B, N, 512); None without attention."""
+
+    logits: Tensor
+    spatial_attention: Tensor | None
+    channel_attention: Tensor | None
+
+
+class ESRAffectOutput(NamedTuple):
+    """As `ESROutput`, with valence and arousal (B, N, 2) of networks built with `affect=True`."""
+
+    logits: Tensor
+    spatial_attention: Tensor | None
+    channel_attention: Tensor | None
+    affect: Tensor
+
+
+class ConvolutionBlock(nn.Module):
+    """Four convolutions, each followed by BatchNorm, ReLU and, with attention, a CBAM."""
+
+    def __init__(
+        self, channels: Sequence[int], kernel_sizes: Sequence[int], last_padding: int, attention: bool
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        for layer, kernel_size in enumerate(kernel_sizes, start=1):
+            padding = last_padding if layer == len(kernel_sizes) else 0
+            convolution = nn.Conv2d(channels[layer - 1], channels[layer], kernel_size, padding=padding)
+            setattr(self, f"conv{layer}", convolution)
+            setattr(self, f"bn{layer}", nn.BatchNorm2d(channels[layer]))
+            if attention:
+                setattr(self, f"cbam{layer}", CBAM(channels[layer]))
+
+    def block(self, features: Tensor, layer: int) -> AttendedFeatures:
+        """Apply convolution number `layer` (1 to 4) and what follows it; the maps are None without attention."""
+        features = F.relu(getattr(self, f"bn{layer}")(getattr(self, f"conv{layer}")(features)))
+        if self.attention:
+            return getattr(self, f"cbam{layer}")(features)
+        return AttendedFeatures(features, None, None)
+
+
+class Base(ConvolutionBlock):
+    """The layers that all branches share: (N, 3, 96, 96) to (N, 128, 20, 20)."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__((3, 64, 128, 128, 128), (5, 3, 3, 3), last_padding=0, attention=attention)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised pictures to the shared feature map."""
+        features = self.block(images, 1).features
+        features = F.max_pool2d(self.block(features, 2).features, 2)
+        features = self.block(features, 3).features
+        return F.max_pool2d(self.block(features, 4).features, 2)
+
+
+class Branch(ConvolutionBlock):
+    """One member of the ensemble: (N, 128, 20, 20) to K scores, with the attention of its last block (6 x 6, 512)."""
+
+    def __init__(self, num_classes: int, attention: bool, affect: bool) -> None:
+        super().__init__((128, 128, 256, 256, 512), (3, 3, 3, 3), last_padding=1, attention=attention)
+        self.fc = nn.Linear(512, num_classes)
+        if affect:
+            self.fc_dimensional = nn.Linear(num_classes, 2)
+
+    def forward(self, shared: Tensor) -> ESROutput:
+        """Return scores (N, K), spatial attention (N, h, w) and channel attention (N, 512) of this branch."""
+        features = self.block(shared, 1).features
+        features = F.max_pool2d(self.block(features, 2).features, 2)
+        features = self.block(features, 3).features
+        attended = self.block(features, 4)
+        logits = self.fc(attended.features.mean(dim=(2, 3)))
+        return ESROutput(logits, attended.spatial_attention, attended.channel_attention)
+
+
+class ESR(ExpressionClassifier):
+    """An ensemble of convolutional branches on a shared base, for faces of 96 x 96 pixels.
+
+    Args:
+        num_branches: members of the ensemble B, at least 1; `add_branch` adds more.
+        num_classes: expressions K.
+        attention: put a CBAM after every block; the diversity loss needs it.
+        affect: add the published valence/arousal head (K scores, ReLU, 2 values) to every branch.
+        labels: class names; default the first K of `EMOTIONS`.
+        image_size: height and width in pixels; at least 60, so that no map vanishes.
+        normalization: "imagenet", "rgb" or "bgr", see `models.classifier.NORMALIZATIONS`.
+    """
+
+    def __init__(
+        self,
+        num_branches: int = 9,
+        num_classes: int = 8,
+        attention: bool = True,
+        affect: bool = False,
+        labels: Sequence[str] | None = None,
+        image_size: int = 96,
+        normalization: str = "imagenet",
+    ) -> None:
+        if num_branches < 1:
+            raise ValueError(f"num_branches is {num_branches}; an ensemble has at least 1 branch")
+        if image_size < 60:
+            raise ValueError(f"image_size is {image_size}; ESR's unpadded convolutions need at least 60 pixels")
+        labels = default_labels(num_classes) if labels is None else tuple(labels)
+        arguments = {
+            "num_branches": num_branches,
+            "num_classes": len(labels),
+            "attention": attention,
+            "affect": affect,
+            "labels": list(labels),
+            "image_size": image_size,
+            "normalization": normalization,
+        }
+        super().__init__(labels, image_size, normalization, arguments)
+        self.base = Base(attention)
+        self.branches = nn.ModuleList(Branch(len(labels), attention, affect) for _ in range(num_branches))
+
+    def forward(self, images: Tensor) -> ESROutput | ESRAffectOutput:
+        """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], with every branch."""
+        shared = self.base(self.normalize(images))
+        outputs = [branch(shared) for branch in self.branches]
+        logits, spatial, channel = (  # each (B, N, ...)
+            None if maps[0] is None else torch.stack(maps) for maps in zip(*outputs, strict=True)
+        )
+        if not self.arguments["affect"]:
+            return ESROutput(logits, spatial, channel)
+        affect = torch.stack(
+            [branch.fc_dimensional(F.relu(scores)) for branch, scores in zip(self.branches, logits, strict=True)]
+        )
+        return ESRAffectOutput(logits, spatial, channel, affect)
+
+    def add_branch(self, branch: Branch | None = None) -> Branch:
+        """Append a branch, freshly initialised unless a trained one is given, and return it."""
+        if branch is None:
+            branch = Branch(len(self.labels), self.arguments["attention"], self.arguments["affect"])
+        branch = branch.to(self.input_mean.device).train(self.training)
+        self.branches.append(branch)
+        self.arguments["num_branches"] = len(self.branches)
+        return branch
+
+    def keep_branches(self, num_branches: int) -> list[Branch]:
+        """Keep the first branches and return the others, for `add_branch` to give back one by one."""
+        removed = list(self.branches[num_branches:])
+        self.branches = self.branches[:num_branches]
+        self.arguments["num_branches"] = len(self.branches)
+        return removed
+
+    def replace_head(self, labels: Sequence[str]) -> None:
+        """Give every branch a freshly initialised head for other classes."""
+        for branch in self.branches:
+            branch.fc = nn.Linear(512, len(labels)).to(self.input_mean.device)
+            if self.arguments["affect"]:
+                branch.fc_dimensional = nn.Linear(len(labels), 2).to(self.input_mean.device)
+        self.labels = tuple(labels)
+        self.arguments |= {"labels": list(labels), "num_classes": len(labels)}
+
+    def parameter_groups(self, lr_base: float, lr_branches: Sequence[float]) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups: the base, then every branch, each with its learning rate."""
+        modules, rates = [self.base, *self.branches], [lr_base, *lr_branches]
+        return [{"params": list(m.parameters()), "lr": lr} for m, lr in zip(modules, rates, strict=True)]
+
+    def branch_logits(self, outputs: ESROutput | ESRAffectOutput) -> Tensor:
+        """Return the scores (B, N, K) of the branches."""
+        return outputs.logits
+
+    def mean_probabilities(self, branch_logits: Tensor) -> Tensor:
+        """Average the branches' probabilities: (B, N, K) scores to (N, K)."""
+        return branch_logits.softmax(dim=-1).mean(dim=0)
