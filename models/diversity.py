@@ -58,7 +58,7 @@ def similarity_matrix(
 
 
 def mean_off_diagonal(similarity: Tensor) -> Tensor:
-    """Return the mean of S_ij over i != j of a similarity matrix (B, B); not a number for a single branch."""
+    """Return the mean of S_ij over i != j of a similarity matrix (B, B), B > 1."""
     B = similarity.shape[0]
     return (
         (similarity.sum() - similarity.diagonal().sum()) / (B * (B - 1)) if B > 1 else similarity.new_tensor(torch.nan)
@@ -96,8 +96,22 @@ class DiversityLoss(nn.Module):
         self.zero_diagonal, self.eps = zero_diagonal, eps
         self.similarity: Tensor | None = None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the loss, a scalar in float32 (float64 for float64 features), for features (B, N, ...)."""
+    def forward(self, features: Tensor | None) -> Tensor:
+        """Return the loss, a scalar in float32 (float64 for float64 features), for features (B, N, ...).
+
+        It is 0 for a single branch. None, from a network without attention, is taken by "none" alone.
+        """
+        if features is None:
+            if self.measure != "none":
+                raise ValueError(
+                    "this network has no attention maps to diversify: start from weights with attention, "
+                    'or set diversity to "none"'
+                )
+            self.similarity = torch.tensor(torch.nan)
+            return torch.zeros(())
+        if len(features) == 1:  # a single branch has nothing to differ from
+            self.similarity = features.new_tensor(torch.nan)
+            return features.new_zeros(())
         S = similarity_matrix(features, self.gamma, self.normalize, self.zero_diagonal)
         self.similarity = mean_off_diagonal(S.detach())
         if self.measure == "det":

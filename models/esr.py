@@ -99,7 +99,7 @@ class ESR(ExpressionClassifier):
         num_classes: expressions K.
         attention: put a CBAM after every block; the diversity loss needs it.
         affect: add the published valence/arousal head (K scores, ReLU, 2 values) to every branch.
-        labels: class names; default the first K of `EMOTIONS`.
+        labels: class names, in place of `num_classes`; default the first K of `EMOTIONS`.
         image_size: height and width in pixels; at least 60, so that no map vanishes.
         normalization: "imagenet", "rgb" or "bgr", see `models.classifier.NORMALIZATIONS`.
     """

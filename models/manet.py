@@ -103,7 +103,7 @@ class MANet(ExpressionClassifier):
         num_classes: expressions K.
         beta: weight of the local branch in loss and prediction, in [0, 1]; the global branch has 1 - beta.
         multiscale_order: "released" or "reversed", see `MultiScaleBlock`.
-        labels: class names; default the first K of `EMOTIONS`.
+        labels: class names, in place of `num_classes`; default the first K of `EMOTIONS`.
         image_size: height and width in pixels; a multiple of 16, so that the four patches are equal.
         normalization: "imagenet", "rgb" or "bgr", see `models.classifier.NORMALIZATIONS`.
     """
@@ -117,10 +117,7 @@ class MANet(ExpressionClassifier):
         image_size: int = 224,
         normalization: str = "imagenet",
     ) -> None:
-        if multiscale_order not in MULTISCALE_ORDERS:
-            raise ValueError(f"multiscale_order is {multiscale_order!r}; expected 'released' or 'reversed'")
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta is {beta}; expected a weight in [0, 1]")
+        _check_mixture(beta, multiscale_order)
         if image_size < 32 or image_size % 16:
             raise ValueError(f"image_size is {image_size}; MA-Net cuts its map into four and needs a multiple of 16")
         labels = default_labels(num_classes) if labels is None else tuple(labels)
@@ -175,6 +172,15 @@ class MANet(ExpressionClassifier):
             torch.stack((pooled_local, pooled_global)),
         )
 
+    def set_mixture(self, beta: float, multiscale_order: str) -> None:
+        """Change the weight of the local branch and the order of the second multi-scale chain; see the class."""
+        _check_mixture(beta, multiscale_order)
+        self.beta = beta
+        for module in self.modules():
+            if isinstance(module, MultiScaleBlock):
+                module.multiscale_order = multiscale_order
+        self.arguments |= {"beta": beta, "multiscale_order": multiscale_order}
+
     def replace_head(self, labels: Sequence[str]) -> None:
         """Give both branches a freshly initialised head for other classes."""
         self.fc_1 = nn.Linear(512, len(labels)).to(self.input_mean.device)
@@ -189,3 +195,10 @@ class MANet(ExpressionClassifier):
     def mean_probabilities(self, branch_logits: Tensor) -> Tensor:
         """Mix local and global scores with beta, as the released code decides: (2, N, K) to probabilities (N, K)."""
         return torch.lerp(branch_logits[1], branch_logits[0], self.beta).softmax(dim=-1)
+
+
+def _check_mixture(beta: float, multiscale_order: str) -> None:
+    if multiscale_order not in MULTISCALE_ORDERS:
+        raise ValueError(f"multiscale_order is {multiscale_order!r}; expected 'released' or 'reversed'")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta is {beta}; expected a weight in [0, 1]")

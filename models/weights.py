@@ -68,12 +68,14 @@ def load_pretrained(
     path: str | Path,
     labels: Sequence[str],
     architecture: type[ExpressionClassifier],
+    image_size: int,
     device: str | torch.device = "cpu",
 ) -> ExpressionClassifier:
-    """Load start weights for training: as `load_model`, with a fresh head where the classes differ.
+    """Load start weights for training at another image size or on other classes, which get a fresh head.
 
     Raises:
-        CheckpointError: also when the weights are of another architecture.
+        FileNotFoundError: as `load_model`.
+        CheckpointError: as `load_model`, and when the weights are of another architecture.
     """
     model = load_model(path, device)
     if not isinstance(model, architecture):
@@ -82,10 +84,9 @@ def load_pretrained(
             f"{architecture.__name__}: set path_to_pretrained_network to weights of {architecture.__name__}, or to None"
         )
     if model.labels != tuple(labels):
-        print(
-            f"{path}: its {len(model.labels)} classes differ from the data set's {len(labels)}; the head starts afresh"
-        )
+        print(f"{path}: its {len(model.labels)} classes are not the data set's {len(labels)}; the head starts afresh")
         model.replace_head(labels)
+    model.image_size = model.arguments["image_size"] = image_size
     return model.train()
 
 

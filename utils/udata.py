@@ -28,6 +28,7 @@ __all__ = [
     "DatasetError",
     "FERPlus",
     "FaceDataset",
+    "at_most",
     "at_most_per_label",
     "pre_process_affect_net",
     "pre_process_fer_plus",
@@ -113,6 +114,14 @@ def at_most_per_label(labels: np.ndarray, maximum: int, seed: int) -> np.ndarray
     order = np.random.default_rng(seed).permutation(len(labels))
     chosen = [order[labels[order] == label][:maximum] for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen))
+
+
+def at_most(dataset: FaceDataset, maximum: int | None, seed: int) -> FaceDataset:
+    """Return a random part of a data set, in its order; the whole where `maximum` is None or not below its size."""
+    if maximum is None or maximum >= len(dataset):
+        return dataset
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[:maximum]
+    return dataset.subset(np.sort(chosen), f"{dataset.name}, {maximum:,} of {len(dataset):,} faces")
 
 
 def stratified_holdout(labels: np.ndarray, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

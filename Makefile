@@ -1,0 +1,18 @@
+# Two commands, from nothing but python3 (3.10 or newer) and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test
+demo: .venv/installed  ## train on drawn faces and score the reloaded checkpoint
+	$(BIN)/python esr_ferplus.py --demo
+
+test: .venv/installed  ## lint and test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+.venv/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@

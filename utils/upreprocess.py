@@ -1,0 +1,437 @@
+"""Writes AffectNet and FER+ as their data sets in `utils.udata` read them.
+
+Both conversions can be stopped at any moment, also by SIGKILL, and started again: files are written under a temporary
+name and renamed, what is there is not made again, and the folder ends byte for byte as if nothing had happened. A row
+that cannot be used never stops them; it is listed in `errors.csv` with the reason.
+"""
+
+import csv
+import json
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import cv2
+import numpy as np
+from tqdm.auto import tqdm
+
+from utils.uannotations import (
+    EXPRESSIONS,
+    FER_FOLDERS,
+    FER_SIZE,
+    SPLITS,
+    BadRow,
+    Box,
+    CurrentRelease,
+    FERPlusRow,
+    FERPlusTables,
+    FirstRelease,
+    find_affect_net,
+)
+
+IMAGES_PER_FOLDER = 500  # keeps folders small enough for file browsers and network drives; the published layout
+JPEG_QUALITY = 95  # a second compression at OpenCV's default; below it, blocks show in 96-pixel faces
+ROWS_AHEAD = 16  # rows per thread handed out before the oldest is done: hides slow ones, bounds memory
+STAMP = ".preprocessed.json"  # what a folder was made from, so that two sources never mix in one folder
+PARTIAL = ".partial"  # suffix of files that are being written
+
+# Decoding a JPEG at 1/2, 1/4 or 1/8 skips most of its work. The boxes count pixels as they are stored, so a camera's
+# note that the picture be turned (EXIF orientation) must not be followed.
+DECODING = {
+    1: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
+SAMPLES_PER_PIXEL = 2  # pixels left per pixel of the result, along each side, after decoding at reduced size
+
+
+class Preprocessed(NamedTuple):
+    """What a conversion left behind. Rows that are in none of the three counts name no picture (FER+ only)."""
+
+    destination: Path
+    rows: int
+    written: int
+    already_there: int
+    errors: int
+    counts: dict[str, int]  # pictures now there, by expression (AffectNet) or by split (FER+)
+
+
+class Outcome(NamedTuple):
+    """What became of a row: a group in `counts`, or the reason why it cannot be used."""
+
+    row: int
+    file: str
+    group: str = ""
+    written: bool = False
+    reason: str = ""
+
+
+def pre_process_affect_net(
+    base_path_to_images: str | Path,
+    base_path_to_annotations: str | Path,
+    base_destination_path: str | Path,
+    set_index: int = 1,
+    image_size: int = 96,
+    *,
+    num_workers: int | None = None,
+) -> Preprocessed:
+    """Cut the faces out of AffectNet's photographs and write them as `utils.udata.AffectNet` reads them.
+
+    Writes `base_destination_path/Training_Labeled/[id // 500]/[id]_[emotion]_[valence*1000]_[arousal*1000].jpg`. The id
+    is the number of the row in the annotation file (from 0, the header not counted), or N in the current release. All
+    expressions are written, also None, Uncertain and No-Face (8, 9, 10), which the data set class leaves out.
+
+    The crop is rows `face_y : face_y + face_height`, columns `face_x : face_x + face_width`, clipped to the photograph,
+    and is scaled to a square. `errors.csv` in the same folder lists each unusable row: its number, picture and reason.
+    A JPEG that lost its end is one of those; damage inside a picture that still ends properly cannot be told.
+
+    Args:
+        base_path_to_images: first release: the folder with `Manually_Annotated_*/` and `Automatically_Annotated_*/`, or
+            one of these itself, sub-directories kept or flattened. Current release: the folder with `train_set/` and
+            `val_set/`, or one of these itself.
+        base_path_to_annotations: the annotation table or the folder that holds it; in the current release as above.
+        base_destination_path: the folder to write into.
+        set_index: 0 automatically annotated -> Training_Unlabeled, 1 training -> Training_Labeled, 2 validation ->
+            Validation.
+        image_size: pixels along each side of the faces written: 96 for ESR, 224 for MA-Net.
+        num_workers: number of threads; None uses every core available.
+
+    Raises:
+        ValueError: when an argument is out of range, the release lacks the set, or the destination holds pictures of
+            another size or from other annotations.
+        FileNotFoundError: when neither release is there.
+    """
+    if set_index not in range(len(SPLITS)):
+        raise ValueError(
+            f"set_index is {set_index!r}; expected 0 (automatically annotated), 1 (training), 2 (validation)"
+        )
+    if not isinstance(image_size, int) or image_size < 1:
+        raise ValueError(f"image_size is {image_size!r}; expected a number of pixels, 96 for ESR or 224 for MA-Net")
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers is {num_workers}; expected at least 1, or None for every core available")
+    release = find_affect_net(Path(base_path_to_images), Path(base_path_to_annotations), set_index)
+    folder = Path(base_destination_path) / SPLITS[set_index].destination
+    stamp = {"annotations": release.name, "image_size": image_size, "rows": len(release), "sha256": release.sha256}
+    _claim(folder, stamp, "*/*.jpg", [folder, *folder.glob("*")])
+
+    num_workers = num_workers or _usable_cores()
+    jobs = ((release, number, row, folder, image_size) for number, row in release)
+    with _one_opencv_thread(), ThreadPoolExecutor(num_workers) as executor:
+        outcomes = _in_order(executor, _write_face, jobs, ROWS_AHEAD * num_workers)
+        return _record(outcomes, folder, len(release), EXPRESSIONS, f"AffectNet {folder.name}, set_index {set_index}")
+
+
+def _write_face(
+    release: FirstRelease | CurrentRelease, number: int, row: Any, folder: Path, image_size: int
+) -> Outcome:
+    """Write one face, unless it is there."""
+    try:
+        face = release.parse(row)
+        name = f"{number:07d}_{face.expression}_{face.valence}_{face.arousal}.jpg"
+        path = folder / str(number // IMAGES_PER_FOLDER) / name
+        is_new = not _is_written(path)
+        if is_new:
+            try:
+                data = release.find(face.file).read_bytes()
+            except OSError as error:
+                raise BadRow(f"the picture cannot be read: {error.strerror}") from None
+            image = crop_face(data, face.box, image_size)
+            _write(path, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+    except BadRow as error:
+        return Outcome(number, release.file_name(row), reason=str(error))
+    return Outcome(number, release.file_name(row), EXPRESSIONS[face.expression], is_new)
+
+
+def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
+    """Decode a picture, cut out the box (None: all of it) and scale it to a square.
+
+    Args:
+        data: the picture's file, of any kind that OpenCV decodes; grey, transparent and 16-bit pictures too.
+        box: in pixels of the stored picture; what lies outside of the picture is cut off.
+        image_size: pixels along each side of the result.
+
+    Returns:
+        (image_size, image_size, 3) BGR, uint8.
+
+    Raises:
+        BadRow: when the picture is corrupt or the box does not meet it.
+    """
+    if not data:
+        raise BadRow("the picture is an empty file")
+    size = _jpeg_size(data)  # (height, width), None when this is no JPEG
+    if size is None:
+        image = _decode(data, 1)
+        return _resize(_cut(image, _clip(box, *image.shape[:2])), image_size)
+    face = _clip(box, *size)
+    reduction = max(k for k in DECODING if k == 1 or min(face[2:]) >= SAMPLES_PER_PIXEL * k * image_size)
+    image = _decode(data, reduction)
+    if image.shape[:2] != (-(-size[0] // reduction), -(-size[1] // reduction)):
+        raise BadRow("the picture is corrupt: its size is not the one it states")
+    if reduction == 1:
+        return _resize(_cut(image, face), image_size)
+    return _resize_reduced(image, face, reduction, image_size)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return height and width of a JPEG, None for other files; raises BadRow when its end is missing.
+
+    What libjpeg makes of a picture that lost its end depends on the version of OpenCV: nothing, or a face half grey.
+    The markers are followed up to the scan, so that the end of a thumbnail in the header is not taken for the end.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    size, position = None, 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF or data[position + 1] == 0xFF:  # stray or fill bytes between segments
+            position += 1
+            continue
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
+            size = struct.unpack(">HH", data[position + 5 : position + 9])
+        if marker == 0xDA:
+            if size is None or 0 in size:
+                raise BadRow("the picture is corrupt: a JPEG that does not state its size")
+            if data.find(b"\xff\xd9", position) < 0:
+                break
+            return size
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise BadRow("the picture is truncated: a JPEG without its end")
+
+
+def _decode(data: bytes, reduction: int) -> np.ndarray:
+    """Decode a picture to BGR, uint8, at 1 / reduction of its size; raises BadRow."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), DECODING[reduction])
+    except cv2.error as error:
+        raise BadRow(f"the picture cannot be decoded: {error.err}") from None
+    if image is None:
+        raise BadRow("the picture is corrupt, or of a kind that OpenCV cannot decode")
+    return image
+
+
+def _clip(box: Box | None, height: int, width: int) -> Box:
+    """Return the part of a box that lies in the picture; raises BadRow when there is none."""
+    if box is None:
+        return Box(0, 0, width, height)
+    if box.width <= 0 or box.height <= 0:
+        raise BadRow(f"the face box has no area: {box.width} x {box.height}")
+    left, right = max(box.left, 0), min(box.left + box.width, width)
+    top, bottom = max(box.top, 0), min(box.top + box.height, height)
+    if left >= right or top >= bottom:
+        raise BadRow(
+            f"the face box (x {box.left}, y {box.top}, {box.width} x {box.height}) lies outside of the picture "
+            f"({width} x {height})"
+        )
+    return Box(left, top, right - left, bottom - top)
+
+
+def _cut(image: np.ndarray, box: Box) -> np.ndarray:
+    return image[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale to a square: average along sides that shrink, then interpolate along sides that grow."""
+    height, width = image.shape[:2]
+    image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _resize_reduced(image: np.ndarray, box: Box, reduction: int, size: int) -> np.ndarray:
+    """Cut a box out of a picture decoded at 1 / reduction and scale it to a square, without rounding the box.
+
+    Pixel i of the reduced picture stands for the stored pixels [i * reduction, (i + 1) * reduction), so the box's edges
+    lie between its pixels. A grid of several samples per pixel of the result starts exactly at them, and is averaged.
+    """
+    columns, rows = (side // (reduction * size) * size for side in (box.width, box.height))
+    step_x, step_y = box.width / columns / reduction, box.height / rows / reduction
+    grid_to_image = np.array(
+        [
+            [
+                step_x,
+                0,
+                box.left / reduction + step_x / 2 - 0.5,
+            ],  # -0.5: pixel i has its centre at i, its edge at i - 0.5
+            [0, step_y, box.top / reduction + step_y / 2 - 0.5],
+        ]
+    )
+    interpolation = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    grid = cv2.warpAffine(image, grid_to_image, (columns, rows), flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(grid, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def pre_process_fer_plus(
+    path_to_fer2013_csv: str | Path, path_to_fer2013new_csv: str | Path, base_destination_path: str | Path
+) -> Preprocessed:
+    """Write FER2013's pictures and FER+'s votes as `utils.udata.FERPlus` reads them.
+
+    Writes `Images/FER2013{Train,Valid,Test}/ferXXXXXXX.png` (48 x 48, grey) and, without a header,
+    `Labels/FER2013{Train,Valid,Test}/label.csv`: name, box, ten votes. Rows without a picture's name, which FER+ took
+    out of FER2013, are left out. `errors.csv` lists each unusable row: its number (from 0), picture and reason.
+
+    Args:
+        path_to_fer2013_csv: Kaggle's table with the columns pixels and Usage.
+        path_to_fer2013new_csv: Microsoft's table with Usage, Image name and ten columns of votes, in the same order.
+        base_destination_path: the folder to write into.
+
+    Raises:
+        FileNotFoundError: when a table is missing.
+        ValueError: when the tables do not belong together, or the destination holds pictures made from others. Nothing
+            is written then.
+    """
+    tables = FERPlusTables(Path(path_to_fer2013_csv), Path(path_to_fer2013new_csv))
+    root = Path(base_destination_path)
+    label_files = {folder: root / "Labels" / folder / "label.csv" for folder in FER_FOLDERS.values()}
+    folders = [root, *(root / "Images" / folder for folder in label_files), *(f.parent for f in label_files.values())]
+    stamp = {table.path.name: {"rows": len(table), "sha256": table.sha256} for table in (tables.pixels, tables.votes)}
+    _claim(root, stamp, "Images/FER2013*/*.png", folders)
+
+    labels: dict[str, dict[str, FERPlusRow]] = {folder: {} for folder in label_files}
+
+    def outcomes() -> Iterator[Outcome]:
+        for number, lines in enumerate(tables):
+            yield _write_fer_face(tables, number, lines, root, labels)
+        for folder, label_file in label_files.items():
+            with _replacing(label_file) as file:
+                box = f"(0, 0, {FER_SIZE}, {FER_SIZE})"
+                csv.writer(file, lineterminator="\n").writerows(
+                    [f.name, box, *f.votes] for f in labels[folder].values()
+                )
+
+    return _record(outcomes(), root, len(tables), tuple(label_files), "FER+")
+
+
+def _write_fer_face(
+    tables: FERPlusTables, number: int, lines: tuple[bytes, bytes], root: Path, labels: dict[str, dict]
+) -> Outcome:
+    """Write one face, unless it is there, and add it to the labels."""
+    name = tables.file_name(lines)
+    try:
+        face = tables.parse(lines)
+        if face is None:
+            return Outcome(number, name)
+        if any(name in faces for faces in labels.values()):
+            raise BadRow("an earlier row has the same name")
+        path = root / "Images" / face.folder / name
+        is_new = not _is_written(path)
+        if is_new:
+            _write(path, cv2.imencode(".png", face.image())[1].tobytes())
+    except BadRow as error:
+        return Outcome(number, name, reason=str(error))
+    labels[face.folder][name] = face
+    return Outcome(number, name, face.folder, is_new)
+
+
+def _claim(folder: Path, stamp: dict[str, Any], pictures: str, folders: Iterable[Path]) -> None:
+    """Make a folder ready: remove what an interrupted run left half written, and note what the pictures are made from.
+
+    Raises ValueError when there are pictures (those that match the pattern) and they were made from something else.
+    """
+    stamp_file = folder / STAMP
+    text = json.dumps(stamp, indent=2, sort_keys=True) + "\n"
+    found = stamp_file.read_text(encoding="utf-8", errors="replace") if stamp_file.is_file() else None
+    if found != text and any(folder.glob(pictures)):
+        origin = f"of unknown origin (there is no {STAMP})" if found is None else f"made from {' '.join(found.split())}"
+        raise ValueError(
+            f"{folder} holds pictures {origin}; asked for are pictures made from {' '.join(text.split())}. Nothing was "
+            "changed: choose another destination, or remove that folder"
+        )
+    for directory in folders:
+        if directory.is_dir():
+            for path in directory.glob(f".*{PARTIAL}"):
+                path.unlink()
+    _write(stamp_file, text.encode())
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a text file to be written that takes its place as a whole when it is closed without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a file is there; renaming makes files whole, but a machine that lost power may leave empty ones."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from splitting each picture between threads while every core has a picture of its own."""
+    num_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(num_threads)
+
+
+def _in_order(
+    executor: ThreadPoolExecutor, function: Callable[..., Outcome], jobs: Iterable[tuple], ahead: int
+) -> Iterator[Outcome]:
+    """Yield the function's results in the order of the jobs, with at most `ahead` jobs handed out at a time."""
+    pending: deque[Future[Outcome]] = deque()
+    for job in jobs:
+        pending.append(executor.submit(function, *job))
+        if len(pending) == ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _record(
+    outcomes: Iterable[Outcome], folder: Path, num_rows: int, groups: tuple[str, ...], title: str
+) -> Preprocessed:
+    """Go through the outcomes with a progress bar, write `errors.csv` at the end, and print and return the counts."""
+    counts, written, num_errors = dict.fromkeys(groups, 0), 0, 0
+    with _replacing(folder / "errors.csv") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["row", "file", "reason"])
+        for outcome in tqdm(outcomes, total=num_rows, desc=folder.name, unit=" rows"):
+            written += outcome.written
+            if outcome.reason:
+                num_errors += 1
+                table.writerow([outcome.row, outcome.file, outcome.reason])
+            elif outcome.group:
+                counts[outcome.group] += 1
+    result = Preprocessed(folder, num_rows, written, sum(counts.values()) - written, num_errors, counts)
+    print(f"{title} -> {folder}")
+    print(
+        f"  {num_rows:,} rows: {written:,} written, {result.already_there:,} already there, {num_errors:,} unusable",
+        end="",
+    )
+    print(f" (see {folder / 'errors.csv'})" if num_errors else "")
+    left_out = num_rows - sum(counts.values()) - num_errors
+    if left_out:
+        print(f"  {left_out:,} rows name no picture and are left out")
+    print("  " + ", ".join(f"{group} {count:,}" for group, count in counts.items() if count))
+    return result
