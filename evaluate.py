@@ -18,8 +18,8 @@ from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
 from utils.ucheckpoint import write_json
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
-from utils.uplot import plot_confusion
 from utils.upipeline import make_loader
+from utils.uplot import plot_confusion
 from utils.ureport import describe, score, write_predictions
 from utils.utrain import choose_device, choose_precision, predict_dataset
 

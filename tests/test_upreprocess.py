@@ -2,13 +2,7 @@
 
 import csv
 import itertools
-import json
-import os
-import random
-import signal
 import struct
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,10 +12,15 @@ import pytest
 
 import utils.upreprocess as upreprocess
 from utils.uannotations import BadRow, Box
-from utils.upreprocess import crop_face, pre_process_affect_net, pre_process_fer_plus
+from utils.upreprocess import crop_face, pre_process_affect_net
 
 HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
-QUADRANTS = {"top left": (0, 0, 230), "top right": (0, 230, 0), "bottom left": (230, 0, 0), "bottom right": (0, 230, 230)}
+QUADRANTS = {
+    "top left": (0, 0, 230),
+    "top right": (0, 230, 0),
+    "bottom left": (230, 0, 0),
+    "bottom right": (0, 230, 230),
+}
 BACKGROUND = (120, 40, 200)
 
 
@@ -268,9 +267,7 @@ def test_each_bad_row_is_listed_once_and_the_rest_is_written(tmp_path: Path) -> 
     assert sorted(int(path.name[:7]) for path in folder.rglob("*.jpg")) == good
     listed = errors(folder)
     assert [int(number) for number, _, _ in listed] == [n for n, reason in enumerate(rows.values()) if reason]
-    for (_, file, reason), (text, expected) in zip(
-        listed, [item for item in rows.items() if item[1]], strict=True
-    ):
+    for (_, file, reason), (text, expected) in zip(listed, [item for item in rows.items() if item[1]], strict=True):
         assert expected in reason, (text[:100], reason)
         if expected not in ("columns", "no CSV"):
             assert file == text.split(",")[0]
