@@ -2,7 +2,13 @@
 
 import csv
 import itertools
+import json
+import os
+import random
+import signal
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-import utils.upreprocess as upreprocess
+from utils import upreprocess
 from utils.uannotations import BadRow, Box
-from utils.upreprocess import crop_face, pre_process_affect_net
+from utils.upreprocess import crop_face, pre_process_affect_net, pre_process_fer_plus
 
 HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
 QUADRANTS = {
@@ -27,12 +33,10 @@ BACKGROUND = (120, 40, 200)
 def photograph(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
     """A flat background with a box (x, y, width, height) whose quarters have the four colours, cut off at the edges."""
     image = np.full((height, width, 3), BACKGROUND, np.uint8)
-    x, y, w, h = box
-    for colour, top, left in zip(QUADRANTS.values(), (0, 0, h // 2, h // 2), (0, w // 2, 0, w // 2), strict=True):
-        bottom, right = (top or h // 2) if top == 0 else h, (left or w // 2) if left == 0 else w
-        for row, column in itertools.product((y + top, y + bottom), (x + left, x + right)):
-            assert isinstance(row, int) and isinstance(column, int)
-        image[max(y + top, 0) : max(y + bottom, 0), max(x + left, 0) : max(x + right, 0)] = colour
+    x, y, width, height = box
+    tops, lefts = (y, y + height // 2, y + height), (x, x + width // 2, x + width)
+    for (i, j), colour in zip(itertools.product((0, 1), repeat=2), QUADRANTS.values(), strict=True):
+        image[max(tops[i], 0) : max(tops[i + 1], 0), max(lefts[j], 0) : max(lefts[j + 1], 0)] = colour
     return image
 
 
@@ -41,10 +45,10 @@ def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
     return cv2.imencode(suffix, image, parameters if suffix == ".jpg" else [])[1].tobytes()
 
 
-def textured(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth noise: detail at the scale of facial features."""
+def textured(height: int, width: int, seed: int = 0, detail: float = 3.0) -> np.ndarray:
+    """Smooth noise, with structures from `detail` pixels upwards."""
     noise = np.random.default_rng(seed).standard_normal((height, width, 3)).astype(np.float32)
-    smooth = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (3.0, 10.0, 30.0))
+    smooth = sum(detail * s * cv2.GaussianBlur(noise, (0, 0), detail * s) for s in (1, 3))
     return np.clip(128 + 50 * smooth / smooth.std(), 0, 255).astype(np.uint8)
 
 
@@ -80,7 +84,7 @@ def errors(folder: Path) -> list[list[str]]:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------------- crops
+# ---------------------------------------- crops
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.parametrize(
     "box",
@@ -119,7 +123,7 @@ def test_box_past_the_edges_is_clipped(box: tuple, shown: dict) -> None:
 @pytest.mark.parametrize("offset", [(0, 0), (5, 3), (-11, 13)])
 def test_reduced_decoding_equals_full_decoding(reduction: int, offset: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     side = 2 * 48 * reduction + 5
-    data = encode(textured(side + 41, side + 67), ".jpg")
+    data = encode(textured(side + 41, side + 67, detail=2 * reduction), ".jpg")
     box = Box(offset[0] + 20, offset[1] + 20, side, side + 2)
     used = []
     monkeypatch.setattr(upreprocess, "_decode", lambda d, k, decode=upreprocess._decode: used.append(k) or decode(d, k))
@@ -127,10 +131,11 @@ def test_reduced_decoding_equals_full_decoding(reduction: int, offset: tuple, mo
     assert used == [reduction]
     full = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     face = full[max(box.top, 0) : box.top + box.height, max(box.left, 0) : box.left + box.width]
-    difference = crop - cv2.resize(face, (48, 48), interpolation=cv2.INTER_AREA).astype(int)
-    shifted = crop[:, 1:] - cv2.resize(face, (48, 48), interpolation=cv2.INTER_AREA).astype(int)[:, :-1]
-    assert np.abs(difference).max() <= 8 and np.abs(difference).mean() < 1
-    assert np.abs(shifted).mean() > 8 * np.abs(difference).mean()  # the measure would notice an eighth of a pixel
+    expected = cv2.resize(face, (48, 48), interpolation=cv2.INTER_AREA).astype(int)
+    difference = np.abs(crop - expected)
+    assert difference.max() <= 8 and difference.mean() < 1
+    shift = np.abs(crop[:, 1:] - expected[:, :-1])
+    assert shift.mean() > 8 * difference.mean()  # a shift by an eighth of a pixel would not pass
 
 
 @pytest.mark.parametrize("box", [(211, 97, 801, 800), (13, 502, 797, 640), (-100, 300, 900, 800)])
@@ -144,6 +149,18 @@ def test_reduced_decoding_lands_on_the_marked_pixels(box: tuple) -> None:
     blue = crop[:, 2:10, 0].mean(1) / 230  # left half: 0 above, 1 below the middle
     assert 48 - green.sum() == pytest.approx((box[0] + box[2] // 2 - left) / (right - left) * 48, abs=0.25)
     assert 48 - blue.sum() == pytest.approx((box[1] + box[3] // 2 - top) / (bottom - top) * 48, abs=0.25)
+
+
+def test_sides_that_shrink_are_averaged() -> None:
+    """Every pixel of the box counts, also when the other side grows."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 10, 3), dtype=np.uint8)
+    means = noise.reshape(40, 10, 10, 3).mean(axis=1)  # (rows of the result, rows averaged, columns, channels)
+    for tall, expected in ((noise, means), (noise.transpose(1, 0, 2), means.transpose(1, 0, 2))):
+        grown = cv2.resize(expected, (40, 40), interpolation=cv2.INTER_LINEAR)
+        assert np.abs(crop_face(encode(tall), None, 40) - grown).max() <= 1.5
+    square = np.random.default_rng(1).integers(0, 256, (200, 320, 3), dtype=np.uint8)
+    means = square.reshape(20, 10, 20, 16, 3).mean(axis=(1, 3))
+    assert np.abs(crop_face(encode(square), None, 20) - means).max() <= 1
 
 
 def test_exif_orientation_is_ignored() -> None:
@@ -184,7 +201,7 @@ def test_truncated_jpeg_is_no_picture(lost: float) -> None:
         crop_face(data[: -lost if lost >= 1 else int(len(data) * (1 - lost))], None, 96)
 
 
-# ------------------------------------------------------------------------------------------------------- whole data sets
+# ---------------------------------------- whole data sets
 def test_names_folders_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     labels = ["0,0,0", "3,-0.25,0.731", "10,-2,-2", "8,-0.0004,1", "7,0.0166667,-1.0", "9,-2,-2"]
     rows = [row("1/a.jpg", labels=labels[i % 6]) for i in range(502)]
@@ -193,11 +210,10 @@ def test_names_folders_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture)
     folder = tmp_path / "out" / "Training_Labeled"
     files = contents(folder)
     assert errors(folder) == [] and result.destination == folder
-    names = ["0/0000000_0_0_0.jpg", "0/0000001_3_-250_731.jpg", "0/0000002_10_-2000_-2000.jpg", "0/0000003_8_0_1000.jpg",
-             "0/0000004_7_17_-1000.jpg", "0/0000005_9_-2000_-2000.jpg"]  # fmt: skip
+    names = ["0_0_0_0", "1_3_-250_731", "2_10_-2000_-2000", "3_8_0_1000", "4_7_17_-1000", "5_9_-2000_-2000"]
+    names = [f"0/000000{name}.jpg" for name in names]
     assert set(names) < set(files) and len(files) == 502 + 2
-    assert {name for name in files if name.startswith("1/")} == {"1/0000500_10_-2000_-2000.jpg"[:0] + name for name in
-            ("1/0000500_10_-2000_-2000.jpg", "1/0000501_8_0_1000.jpg")}  # fmt: skip
+    assert [name for name in files if name[:2] == "1/"] == ["1/0000500_10_-2000_-2000.jpg", "1/0000501_8_0_1000.jpg"]
     image = cv2.imread(str(folder / names[0]))
     assert image.shape == (96, 96, 3)
     assert (result.rows, result.written, result.already_there, result.errors) == (502, 502, 0, 0)
@@ -278,25 +294,389 @@ def test_each_bad_row_is_listed_once_and_the_rest_is_written(tmp_path: Path) -> 
     assert "1" not in [number for number, _, _ in errors(folder)] and len(errors(folder)) == len(listed) - 1
 
 
-def test_thousands_of_rows_keep_their_order_with_few_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors stay in the table's order, also when the first picture takes longest; the table is never read far ahead."""
-    rows = [row("1/a.jpg" if i % 7 else "1/b.jpg") for i in range(2000)]
-    raw = first_release(tmp_path / "raw", rows, {"1/a.jpg": encode(textured(50, 50), ".jpg")})
-    handed_out, done = [0], [0]
+def test_a_picture_that_cannot_be_read_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg = encode(textured(50, 50), ".jpg")
+    raw = first_release(tmp_path / "raw", [row("a.jpg"), row("locked.jpg")], {"a.jpg": jpeg, "locked.jpg": jpeg})
+    read_bytes = Path.read_bytes
 
-    def write_face(release, number, *rest):
-        if number == 0:
-            time.sleep(0.1)
-        done[0] += 1
-        return upreprocess.Outcome(number, "", "Anger") if number % 7 else upreprocess.Outcome(number, "", reason="b")
+    def denied(path: Path) -> bytes:
+        if path.name == "locked.jpg":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
 
-    class Counted(upreprocess.ThreadPoolExecutor):
-        def submit(self, *arguments):
-            handed_out[0] = max(handed_out[0], arguments[2] - done[0] if len(arguments) < 3 else arguments[2] - done[0])
-            return super().submit(*arguments)
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    result = pre_process_affect_net(raw, raw, tmp_path / "out")
+    assert result.written == 1
+    assert errors(result.destination) == [["1", "locked.jpg", "the picture cannot be read: Permission denied"]]
 
-    monkeypatch.setattr(upreprocess, "_write_face", write_face)
-    threads = cv2.getNumThreads()
-    pre_process_affect_net(raw, raw, tmp_path / "out", num_workers=4)
-    assert [int(number) for number, _, _ in errors(tmp_path / "out/Training_Labeled")] == list(range(0, 2000, 7))
-    assert cv2.getNumThreads() == threads
+
+def test_errors_keep_the_order_of_the_rows_and_few_rows_are_in_flight() -> None:
+    handed_out, done = [], []
+
+    def jobs():
+        for number in range(300):
+            handed_out.append(number)
+            assert len(handed_out) - len(done) <= 12 + 1
+            yield (number,)
+
+    def work(number: int) -> int:
+        time.sleep(0.05 if number % 50 == 0 else 0)  # the oldest is the slowest
+        return number
+
+    with upreprocess.ThreadPoolExecutor(4) as executor:
+        for number in upreprocess._in_order(executor, work, jobs(), ahead=12):
+            done.append(number)
+    assert done == list(range(300))
+
+
+def test_opencv_threads_are_restored(tmp_path: Path) -> None:
+    raw = first_release(tmp_path / "raw", [row("1/a.jpg")], {"1/a.jpg": encode(textured(50, 50), ".jpg")})
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        pre_process_affect_net(raw, raw, tmp_path / "out")
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "set_index", "stored", "table_name"),
+    [
+        (".", ".", 1, "Manually_Annotated_extracted/7/a.jpg", "Manually_training.csv"),
+        (".", ".", 1, "Manually_Annotated_extracted/a.jpg", "training.csv"),
+        (".", ".", 2, "Manually_Annotated/Manually_Annotated_Images/7/a.jpg", "validation.csv"),
+        (
+            ".",
+            "Manually_Annotated_file_lists",
+            2,
+            "Manually_Annotated_compressed/a.jpg",
+            "Manually_Annotated_file_lists/Manually_validation.csv",
+        ),
+        (".", ".", 1, "Manually_Annotated_Images/7/a.jpg", "Manually_Annotated_file_lists/training.csv"),
+        ("faces", "my.csv", 1, "faces/a.jpg", "my.csv"),
+        ("Manually_Annotated_Images", ".", 2, "Manually_Annotated_Images/7/a.jpg", "Validation.csv"),
+        (".", ".", 0, "Automatically_Annotated_Images/7/a.jpg", "automatically_annotated.csv"),
+        (".", ".", 0, "Automatically_Annotated_compressed/a.jpg", "Automatically_annotated.csv"),
+    ],
+)
+def test_every_layout_of_the_first_release(
+    tmp_path: Path, images: str, annotations: str, set_index: int, stored: str, table_name: str
+) -> None:
+    raw, box = tmp_path / "AffectNet é", (12, 30, 50, 20)
+    write(raw / stored, encode(photograph(80, 90, box), ".png"))
+    table(raw / table_name, [row("7/a.jpg", box)])
+    result = pre_process_affect_net(raw / images, raw / annotations, tmp_path / "out", set_index)
+    name = ("Training_Unlabeled", "Training_Labeled", "Validation")[set_index]
+    (path,) = (tmp_path / "out").rglob("*.jpg")
+    assert path == tmp_path / "out" / name / "0" / "0000000_3_-250_731.jpg" and result.counts["Surprise"] == 1
+    assert np.abs(cv2.imread(str(path))[4:40, 4:40].astype(int) - QUADRANTS["top left"]).max() <= 12
+
+
+def test_a_table_without_header_a_byte_order_mark_blank_lines_and_other_column_orders(tmp_path: Path) -> None:
+    raw = first_release(tmp_path / "raw", [], {"1/a.jpg": encode(textured(50, 50), ".jpg")})
+    variants = {
+        "bare": "\n".join([row("1/a.jpg"), row("1/a.jpg"), ""]),
+        "blank": "\n".join([HEADER, "", row("1/a.jpg"), "  ", row("1/a.jpg"), "", ""]),
+        "windows": "\ufeff" + "\r\n".join([HEADER.upper(), row("1/a.jpg"), row("1/a.jpg") + ","]),
+        "order": "\n".join(
+            ["valence, arousal, expression,face_height,face_width,face_y,face_x,subDirectory_filePath"]
+            + ["-0.25,0.731,3,40,40,0,0,1/a.jpg"] * 2
+        ),
+    }
+    for name, text in variants.items():
+        write(raw / f"{name}.csv", text.encode())
+        result = pre_process_affect_net(raw, raw / f"{name}.csv", tmp_path / name)
+        assert (result.rows, result.written) == (2, 2), name
+    folders = [contents(tmp_path / name / "Training_Labeled") for name in variants]
+    for folder in folders:
+        folder.pop(".preprocessed.json")
+        assert folder == folders[0] and len(folder) == 3
+
+
+def current_release(root: Path) -> Path:
+    for name, numbers in (("train_set", (2, 10, 9, 1200)), ("val_set", (0,))):
+        for number in numbers:
+            write(root / name / "images" / f"{number}.jpg", encode(textured(224, 224, number, detail=12), ".jpg"))
+            (root / name / "annotations").mkdir(exist_ok=True)
+            labels = {"exp": "7", "val": "-0.25", "aro": "0.5", "lnd": np.zeros(136)}
+            if number == 9:  # numbers instead of text
+                labels |= {"exp": 7, "val": -0.25, "aro": np.float32(0.5)}
+            for label, value in labels.items():
+                np.save(root / name / "annotations" / f"{number}_{label}.npy", np.array(value))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations"),
+    [(".", "."), ("train_set", "train_set"), ("train_set", "train_set/annotations"), ("train_set/images", ".")],
+)
+def test_the_current_release(tmp_path: Path, images: str, annotations: str) -> None:
+    raw = current_release(tmp_path / "raw")
+    result = pre_process_affect_net(raw / images, raw / annotations, tmp_path / "out", 1, image_size=64)
+    folder = tmp_path / "out" / "Training_Labeled"
+    names = [f"{number // 500}/{number:07d}_7_-250_500.jpg" for number in (2, 9, 10, 1200)]
+    assert set(contents(folder)) == {*names, "errors.csv", ".preprocessed.json"} and result.counts["Contempt"] == 4
+    for name, number in zip(names, (2, 9, 10, 1200), strict=True):
+        expected = cv2.resize(textured(224, 224, number, detail=12), (64, 64), interpolation=cv2.INTER_AREA).astype(int)
+        assert np.abs(cv2.imread(str(folder / name)) - expected).mean() < 4, number
+
+
+def test_bad_faces_of_the_current_release(tmp_path: Path) -> None:
+    raw = current_release(tmp_path / "raw")
+    labels, images = raw / "train_set/annotations", raw / "train_set/images"
+    good = {name: (labels / f"2_{name}.npy").read_bytes() for name in ("exp", "val", "aro")}
+    bad = {
+        3: ({"exp": None}, "3_exp.npy is missing"),
+        4: ({"val": b""}, "no single value"),
+        5: ({"aro": good["aro"][:-3]}, "no single value"),
+        6: ({"exp": b"PK\x03\x04 no archive"}, "no single value"),
+        7: ({"exp": b"text"}, "no single value"),
+        100: ({"exp": good["exp"].replace(b"'descr'", b"('descr'")}, "no single value"),
+        8: ({"val": (labels / "2_lnd.npy").read_bytes()}, "no single value"),
+        11: ({"jpg": None}, "picture is missing"),
+        65_537: ({"jpg": b"text"}, "corrupt"),
+    }
+    np.save(tmp_path / "object.npy", np.array({"a": 1}), allow_pickle=True)
+    bad[13] = ({"exp": (tmp_path / "object.npy").read_bytes()}, "no single value")
+    np.save(tmp_path / "label.npy", np.array("8.5"))
+    bad[14] = ({"exp": (tmp_path / "label.npy").read_bytes()}, "not one of 0 to 10")
+    for number, (changes, _) in bad.items():
+        for name, data in ({"jpg": (images / "2.jpg").read_bytes()} | good | changes).items():
+            if data is not None:
+                write(images / f"{number}.jpg" if name == "jpg" else labels / f"{number}_{name}.npy", data)
+    result = pre_process_affect_net(raw, raw, tmp_path / "out")
+    assert (result.rows, result.written, result.errors) == (4 + len(bad), 4, len(bad))
+    listed = errors(result.destination)
+    assert [(int(number), file) for number, file, _ in listed] == [(n, f"{n}.jpg") for n in sorted(bad)]
+    for number, _, reason in listed:
+        assert bad[int(number)][1] in reason, number
+
+
+def test_wrong_paths_and_arguments_give_clear_messages(tmp_path: Path) -> None:
+    out, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
+    current = current_release(tmp_path / "current")
+    first = first_release(tmp_path / "first", [row("1/a.jpg")], {"1/a.jpg": encode(textured(50, 50), ".jpg")})
+    for folder in (empty, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match="AffectNet's web page") as error:
+            pre_process_affect_net(folder, folder, out)
+        for text in (f"{folder}/training.csv", f"{folder}/train_set/images", "Manually_Annotated_*/", "N_{exp,val"):
+            assert text in str(error.value)
+    for folder in (empty, tmp_path / "nowhere"):  # the table, but none of the photographs
+        with pytest.raises(FileNotFoundError, match=f"none whose photograph is there.*Looked in {folder}"):
+            pre_process_affect_net(folder, first, out)
+    with pytest.raises(ValueError, match="current release, which has no automatically annotated set"):
+        pre_process_affect_net(current, current, out, 0)
+    with pytest.raises(FileNotFoundError, match="web page"):
+        pre_process_affect_net(current / "val_set", current / "val_set", out, 1)  # not the training set
+    for arguments, match in (({"set_index": 3}, "set_index is 3"), ({"image_size": 0}, "image_size is 0"),
+                             ({"num_workers": 0}, "num_workers is 0")):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            pre_process_affect_net(first, first, out, **arguments)
+    write(first / "other.csv", b"name,label\na,1\n")
+    with pytest.raises(ValueError, match="has no column subDirectory_filePath"):
+        pre_process_affect_net(first, first / "other.csv", out)
+    assert not out.exists()
+
+
+def test_another_size_or_other_annotations_are_refused(tmp_path: Path) -> None:
+    raw = first_release(tmp_path / "raw", [row("1/a.jpg")], {"1/a.jpg": encode(textured(50, 50), ".jpg")})
+    pre_process_affect_net(raw, raw, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    stamp = json.loads(before["Training_Labeled/.preprocessed.json"])
+    assert stamp["image_size"] == 96 and stamp["rows"] == 1 and stamp["annotations"] == "training.csv"
+    with pytest.raises(ValueError, match=r'"image_size": 96.*"image_size": 224'):
+        pre_process_affect_net(raw, raw, tmp_path / "out", image_size=224)
+    table(raw / "training.csv", [row("1/a.jpg", labels="4,0,0")])
+    with pytest.raises(ValueError, match="Nothing was changed"):
+        pre_process_affect_net(raw, raw, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "out/Training_Labeled/.preprocessed.json").unlink()
+    with pytest.raises(ValueError, match="unknown origin"):
+        pre_process_affect_net(raw, raw, tmp_path / "out")
+    pre_process_affect_net(raw, raw, tmp_path / "elsewhere", image_size=224)
+
+
+# ---------------------------------------- interruption
+RUN = """
+import sys
+from utils.upreprocess import pre_process_affect_net
+print("begin", flush=True)
+pre_process_affect_net(sys.argv[1], sys.argv[1], sys.argv[2], image_size=64, num_workers=2)
+"""
+
+
+def test_killed_at_random_moments_and_run_again(tmp_path: Path) -> None:
+    photographs = {f"1/{i}.jpg": encode(textured(700, 700, i), ".jpg") for i in range(3)}
+    photographs["1/bad.jpg"] = photographs["1/0.jpg"][:5000]
+    rows = [row(f"1/{'bad' if i % 9 == 4 else i % 3}.jpg", (i, 2 * i, 200, 150)) for i in range(260)]
+    raw = first_release(tmp_path / "raw", rows, photographs)
+    started = time.perf_counter()
+    pre_process_affect_net(raw, raw, tmp_path / "whole", image_size=64, num_workers=1)
+    duration = time.perf_counter() - started
+    whole = contents(tmp_path / "whole")
+
+    out, interrupted, rng = tmp_path / "out", [], random.Random(0)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(raw), str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        assert process.stdout.readline() == b"begin\n"
+        time.sleep(rng.uniform(0, duration / 6))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        written = {name: data for name, data in contents(out).items() if not name.endswith(".partial")}
+        interrupted.append(len(written))
+        assert all(whole[name] == data for name, data in written.items())  # never a file half written
+    assert any(2 < count < len(whole) - 1 for count in interrupted), interrupted
+
+    result = pre_process_affect_net(raw, raw, out, image_size=64)
+    assert contents(out) == whole and result.already_there > 0
+    assert {path for path in (tmp_path / "whole").rglob("*") if path.is_dir()} == {
+        tmp_path / "whole" / path.relative_to(out) for path in out.rglob("*") if path.is_dir()
+    }
+
+
+def test_what_an_interrupted_run_left_is_removed_or_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = first_release(tmp_path / "raw", [row("1/a.jpg")] * 3, {"1/a.jpg": encode(textured(50, 50), ".jpg")})
+    pre_process_affect_net(raw, raw, tmp_path / "out")
+    folder = tmp_path / "out" / "Training_Labeled"
+    whole = contents(folder)
+    name = "0000001_3_-250_731.jpg"
+    write(folder / "0" / name, b"")  # what losing power may leave
+    write(folder / "0" / f".{name}.partial", b"half")
+    write(folder / "0" / ".0000002_3_-250_731.jpg.partial", b"half")
+    write(folder / ".errors.csv.partial", b"half")
+    (folder / "errors.csv").unlink()
+    decoded = []
+    monkeypatch.setattr(
+        upreprocess, "_decode", lambda d, k, decode=upreprocess._decode: decoded.append(k) or decode(d, k)
+    )
+    result = pre_process_affect_net(raw, raw, tmp_path / "out")
+    assert contents(folder) == whole
+    assert (result.written, result.already_there, len(decoded)) == (1, 2, 1)
+
+
+def test_a_full_disk_stops_and_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no property of the row, so it must not end in errors.csv."""
+    raw = first_release(tmp_path / "raw", [row("1/a.jpg")] * 50, {"1/a.jpg": encode(textured(50, 50), ".jpg")})
+    replace, calls = Path.replace, itertools.count()
+
+    def no_space(path: Path, target: Path) -> Path:
+        if next(calls) > 20:
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        pre_process_affect_net(raw, raw, tmp_path / "out")
+    files = contents(tmp_path / "out")
+    assert not any(name.endswith((".partial", "errors.csv")) for name in files) and len(files) > 10
+
+
+# ---------------------------------------- FER+
+FER_HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
+def fer_tables(root: Path) -> tuple[list[str], list[str], list[np.ndarray]]:
+    """Rows of both tables and the pictures: 2 training faces, one taken out, 1 validation and 1 test face."""
+    faces = [np.random.default_rng(i).integers(0, 256, (48, 48), dtype=np.uint8) for i in range(5)]
+    usages = ["Training", "Training", "Training", "PublicTest", "PrivateTest"]
+    names = ["fer0000000.png", "", "fer0000002.png", "fer0028638.png", "fer0032220.png"]
+    pixels = [f"{i % 7},{' '.join(map(str, face.ravel()))},{usages[i]}" for i, face in enumerate(faces)]
+    votes = [f"{usages[i]},{names[i]},{i},1,2,3,0,0,0,0,4,0" for i in range(5)]
+    return pixels, votes, faces
+
+
+def write_fer(root: Path, pixels: list[str], votes: list[str]) -> tuple[Path, Path]:
+    return (
+        table(root / "fer2013.csv", pixels, "emotion,pixels,Usage"),
+        table(root / "fer2013new.csv", votes, FER_HEADER),
+    )
+
+
+def test_fer_plus_pictures_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pixels, votes, faces = fer_tables(tmp_path)
+    tables = write_fer(tmp_path, pixels, votes)
+    result = pre_process_fer_plus(*tables, tmp_path / "out")
+    out = tmp_path / "out"
+    label = '{},"(0, 0, 48, 48)",{},1,2,3,0,0,0,0,4,0\n'
+    expected = {"Train": (0, 2), "Valid": (3,), "Test": (4,)}
+    names = {0: "fer0000000.png", 2: "fer0000002.png", 3: "fer0028638.png", 4: "fer0032220.png"}
+    for split, numbers in expected.items():
+        labels = "".join(label.format(names[number], number) for number in numbers)
+        assert (out / f"Labels/FER2013{split}/label.csv").read_text() == labels
+        assert len(list((out / f"Images/FER2013{split}").iterdir())) == len(numbers)
+        for number in numbers:
+            image = cv2.imread(str(out / f"Images/FER2013{split}" / names[number]), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(image, faces[number])
+    assert (result.rows, result.written, result.already_there, result.errors) == (5, 4, 0, 0)
+    assert result.counts == {"FER2013Train": 2, "FER2013Valid": 1, "FER2013Test": 1} and errors(out) == []
+    assert "1 rows name no picture and are left out" in capsys.readouterr().out
+
+    whole = contents(out)
+    (out / "Images/FER2013Train/fer0000002.png").unlink()
+    write(out / "Images/FER2013Train/.fer0000002.png.partial", b"half")
+    write(out / "Labels/FER2013Valid/.label.csv.partial", b"half")
+    (out / "Labels/FER2013Valid/label.csv").unlink()
+    assert pre_process_fer_plus(*tables, out).written == 1
+    assert contents(out) == whole
+    write_fer(tmp_path, pixels, [*votes[:4], votes[4].replace(",4,0", ",5,0")])
+    with pytest.raises(ValueError, match="choose another destination"):
+        pre_process_fer_plus(*tables, out)
+    assert contents(out) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("pixels", "255,", ""), "2,303 pixels instead of 2,304"),
+        (("pixels", "0,", "0,256 "), "not a number from 0 to 255"),
+        (("pixels", "0,", "0,x "), "not a number from 0 to 255"),
+        (("pixels", ",Training", ""), "2 columns instead of 3"),
+        (("votes", ",4,0", ",4"), "11 columns instead of 12"),
+        (("votes", ",4,0", ",4,x"), "not ten counts"),
+        (("votes", ",4,0", ",4,-1"), "not ten counts"),
+        (("votes", "fer0000002.png", "../fer0000002.png"), "not like fer0000000.png"),
+        (("votes", "fer0000002.png", "fer0000000.png"), "an earlier row has the same name"),
+        (("both", "Training", "Testing"), "Usage is 'Testing'"),
+    ],
+)
+def test_bad_fer_plus_row_is_listed_and_the_rest_is_written(tmp_path: Path, change: tuple, reason: str) -> None:
+    pixels, votes, _ = fer_tables(tmp_path)
+    where, old, new = change
+    if reason.startswith("2,303"):
+        pixels[2] = pixels[2].replace(pixels[2].split(",")[1], pixels[2].split(",")[1].rpartition(" ")[0])
+    elif where == "pixels":
+        pixels[2] = pixels[2].replace("2,", old, 1).replace(old, new, 1)
+    if where != "pixels":
+        votes[2] = votes[2].replace(old, new)
+    if where == "both":
+        pixels[2] = pixels[2].replace(old, new)
+    result = pre_process_fer_plus(*write_fer(tmp_path, pixels, votes), tmp_path / "out")
+    ((number, _, why),) = errors(tmp_path / "out")
+    assert number == "2" and reason in why
+    assert (result.written, result.errors) == (3, 1) and len(list((tmp_path / "out").rglob("*.png"))) == 3
+    assert (tmp_path / "out/Labels/FER2013Train/label.csv").read_text().count("\n") == 1
+
+
+def test_fer_plus_tables_that_do_not_belong_together(tmp_path: Path) -> None:
+    pixels, votes, _ = fer_tables(tmp_path)
+    out = tmp_path / "out"
+    for wrong_pixels, wrong_votes, match in (
+        (pixels[:-1], votes, "4 rows in .*fer2013.csv and 5 rows in .*fer2013new.csv"),
+        (pixels, [votes[3], *votes[1:3], votes[0], votes[4]], "Usage of row 0 is 'Training' in .* and 'PublicTest'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            pre_process_fer_plus(*write_fer(tmp_path, wrong_pixels, wrong_votes), out)
+    tables = write_fer(tmp_path, pixels, votes)
+    with pytest.raises(ValueError, match="has no column pixels"):
+        pre_process_fer_plus(tables[1], tables[0], out)
+    with pytest.raises(FileNotFoundError, match="Kaggle"):
+        pre_process_fer_plus(tmp_path / "nowhere.csv", tables[1], out)
+    assert not out.exists()

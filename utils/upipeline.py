@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -42,7 +43,7 @@ class FaceImages(Dataset):
     def __init__(self, dataset: FaceDataset, image_size: int, cache_gib: float) -> None:
         self.dataset = dataset
         sample = np.linspace(0, len(dataset) - 1, min(len(dataset), 32)).astype(int)
-        self.side = min(image_size, max(max(read_image(dataset.paths[index]).shape[:2]) for index in sample))
+        self.side = min(image_size, max(_longest_side(dataset.paths[index]) for index in sample) or image_size)
         self.cache: np.ndarray | None = None
         if len(dataset) * 3 * self.side**2 <= cache_gib * GIB:
             self.cache = self._decode_all()
@@ -88,6 +89,14 @@ class FaceImages(Dataset):
             first = "; ".join(message for _, message in sorted(errors)[:3])
             raise DatasetError(f"{len(errors)} of {len(self)} pictures of {self.dataset.name} cannot be read: {first}")
         return images
+
+
+def _longest_side(path: Path) -> int:
+    """Return a picture's longer side, or 0 where it cannot be read, which is reported when its turn comes."""
+    try:
+        return max(read_image(path).shape[:2])
+    except (DatasetError, OSError):
+        return 0
 
 
 def make_loader(
