@@ -76,12 +76,15 @@ def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on drawn faces, small enough for two CPU cores."""
     return replace(
         experiment,
-        base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=48),
+        base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40),
         name_experiment="demo",
         image_size=64,
         num_branches_trained_network=2,
-        max_training_epoch=8,
-        max_finetune_epoch=4,
+        max_training_epoch=6,
+        max_finetune_epoch=3,
+        batch_size=16,
+        lr_new=0.01,
+        lr_trained=0.005,
     )
 
 

@@ -78,7 +78,7 @@ def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on drawn faces, small enough for two CPU cores."""
     return replace(
         experiment,
-        base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=48),
+        base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40),
         name_experiment="demo",
         image_size=96,
         batch_size=16,

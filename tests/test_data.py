@@ -65,7 +65,7 @@ def test_affectnet_names(tmp_path):
 
 
 def votes(**counts: int) -> list[int]:
-    order = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
+    order = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
     return [counts.get(name, 0) for name in order]
 
 
@@ -143,7 +143,7 @@ def test_raf_db_in_three_layouts(drawn, capsys):
 def test_raf_db_faults(drawn, tmp_path):
     for name in ("angry", "happy"):
         grey(tmp_path / "alphabetical" / "train" / name / "a.jpg")
-    with pytest.raises(DatasetError, match="class folders angry, happy.*rename the folders"):
+    with pytest.raises(DatasetError, match=r"class folders angry, happy.*rename the folders"):
         RAFDB(tmp_path / "alphabetical", "train")
     grey(tmp_path / "official" / "Image" / "aligned" / "train_1_aligned.jpg")
     listing = tmp_path / "official" / "EmoLabel" / "list_patition_label.txt"
@@ -160,7 +160,7 @@ def test_a_wrong_path_and_an_empty_folder_say_what_is_expected(dataset, tmp_path
         dataset(tmp_path / "nowhere")
     folder = {AffectNet: "Training_Labeled", FERPlus: "Images/FER2013Train", RAFDB: "train"}[dataset]
     (tmp_path / folder).mkdir(parents=True)
-    with pytest.raises(DatasetError, match="holds no pictures. Expected"):
+    with pytest.raises(DatasetError, match=r"holds no pictures\. Expected"):
         dataset(tmp_path)
     with pytest.raises(ValueError, match="split is 'trainn'; expected one of"):
         dataset(tmp_path, "trainn")

@@ -187,7 +187,7 @@ def test_evaluate(drawn, tmp_path, capsys):
     assert len(rows) == metrics["ensemble (mean)"]["n"] and rows[0]["file"].startswith("Images/FER2013Test/")
     right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
     assert right == pytest.approx(metrics["ensemble (mean)"]["accuracy"])
-    with pytest.raises(CheckpointError, match="predicts 8 classes .* has 7"):
+    with pytest.raises(CheckpointError, match=r"predicts 8 classes .* has 7"):
         evaluate.main(evaluate.Evaluation((best,), "rafdb", drawn / "rafdb", device="cpu"))
 
 

@@ -28,7 +28,6 @@ from utils.uannotations import (
     BadRow,
     Box,
     CurrentRelease,
-    FERPlusRow,
     FERPlusTables,
     FirstRelease,
     find_affect_net,
@@ -250,16 +249,9 @@ def _resize_reduced(image: np.ndarray, box: Box, reduction: int, size: int) -> n
     """
     columns, rows = (side // (reduction * size) * size for side in (box.width, box.height))
     step_x, step_y = box.width / columns / reduction, box.height / rows / reduction
-    grid_to_image = np.array(
-        [
-            [
-                step_x,
-                0,
-                box.left / reduction + step_x / 2 - 0.5,
-            ],  # -0.5: pixel i has its centre at i, its edge at i - 0.5
-            [0, step_y, box.top / reduction + step_y / 2 - 0.5],
-        ]
-    )
+    # OpenCV counts from the centre of the first pixel, half a pixel from the picture's edge
+    first_x, first_y = box.left / reduction + step_x / 2 - 0.5, box.top / reduction + step_y / 2 - 0.5
+    grid_to_image = np.array([[step_x, 0, first_x], [0, step_y, first_y]])
     interpolation = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     grid = cv2.warpAffine(image, grid_to_image, (columns, rows), flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
     return cv2.resize(grid, (size, size), interpolation=cv2.INTER_AREA)
@@ -288,34 +280,33 @@ def pre_process_fer_plus(
     root = Path(base_destination_path)
     label_files = {folder: root / "Labels" / folder / "label.csv" for folder in FER_FOLDERS.values()}
     folders = [root, *(root / "Images" / folder for folder in label_files), *(f.parent for f in label_files.values())]
-    stamp = {table.path.name: {"rows": len(table), "sha256": table.sha256} for table in (tables.pixels, tables.votes)}
+    sources = {"fer2013": tables.pixels, "fer2013new": tables.votes}
+    stamp = {name: {"rows": len(table), "sha256": table.sha256} for name, table in sources.items()}
     _claim(root, stamp, "Images/FER2013*/*.png", folders)
 
-    labels: dict[str, dict[str, FERPlusRow]] = {folder: {} for folder in label_files}
+    votes: dict[str, dict[str, list[int]]] = {folder: {} for folder in label_files}  # by picture
 
     def outcomes() -> Iterator[Outcome]:
         for number, lines in enumerate(tables):
-            yield _write_fer_face(tables, number, lines, root, labels)
+            yield _write_fer_face(tables, number, lines, root, votes)
         for folder, label_file in label_files.items():
+            rows = ([name, f"(0, 0, {FER_SIZE}, {FER_SIZE})", *counts] for name, counts in votes[folder].items())
             with _replacing(label_file) as file:
-                box = f"(0, 0, {FER_SIZE}, {FER_SIZE})"
-                csv.writer(file, lineterminator="\n").writerows(
-                    [f.name, box, *f.votes] for f in labels[folder].values()
-                )
+                csv.writer(file, lineterminator="\n").writerows(rows)
 
     return _record(outcomes(), root, len(tables), tuple(label_files), "FER+")
 
 
 def _write_fer_face(
-    tables: FERPlusTables, number: int, lines: tuple[bytes, bytes], root: Path, labels: dict[str, dict]
+    tables: FERPlusTables, number: int, lines: tuple[bytes, bytes], root: Path, votes: dict[str, dict[str, list[int]]]
 ) -> Outcome:
-    """Write one face, unless it is there, and add it to the labels."""
+    """Write one face, unless it is there, and add its votes to those of its folder."""
     name = tables.file_name(lines)
     try:
         face = tables.parse(lines)
         if face is None:
             return Outcome(number, name)
-        if any(name in faces for faces in labels.values()):
+        if any(name in faces for faces in votes.values()):
             raise BadRow("an earlier row has the same name")
         path = root / "Images" / face.folder / name
         is_new = not _is_written(path)
@@ -323,7 +314,7 @@ def _write_fer_face(
             _write(path, cv2.imencode(".png", face.image())[1].tobytes())
     except BadRow as error:
         return Outcome(number, name, reason=str(error))
-    labels[face.folder][name] = face
+    votes[face.folder][name] = face.votes
     return Outcome(number, name, face.folder, is_new)
 
 
