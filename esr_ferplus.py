@@ -82,7 +82,7 @@ def demo_of(experiment: Experiment) -> Experiment:
         num_branches_trained_network=2,
         max_training_epoch=6,
         max_finetune_epoch=3,
-        batch_size=16,
+        batch_size=8,
         lr_new=0.01,
         lr_trained=0.005,
     )

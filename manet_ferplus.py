@@ -81,7 +81,7 @@ def demo_of(experiment: Experiment) -> Experiment:
         base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40),
         name_experiment="demo",
         image_size=96,
-        batch_size=16,
+        batch_size=8,
         max_training_epoch=6,
         max_finetune_epoch=6,
     )
