@@ -46,6 +46,7 @@ class Experiment:
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 96  # pixels, height and width that the network sees
     cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/esr_affectnet")  # where experiments are kept
     name_experiment: str = "esr9_diversified"  # folder of this experiment
@@ -79,6 +80,7 @@ def demo_of(experiment: Experiment) -> Experiment:
         experiment,
         base_path_to_dataset=write_affectnet(Path("data/drawn/affectnet"), images_per_class=40),
         name_experiment="demo",
+        augmentation=0.1,
         image_size=64,
         num_branches_trained_network=2,
         max_training_epoch=6,
@@ -112,10 +114,11 @@ def main(experiment: Experiment) -> None:
         selected_on = "up to 500 faces per class of a held-out tenth of train"
     else:
         validation, selected_on = reported, "Validation itself"
+    strength = experiment.augmentation
     augment = K.AugmentationSequential(
-        K.ColorJitter(brightness=0.5, contrast=0.5),
+        K.ColorJitter(brightness=0.5 * strength, contrast=0.5 * strength),
         K.RandomHorizontalFlip(p=0.5),
-        K.RandomAffine(degrees=30, translate=(0.1, 0.1), scale=(1.0, 1.25), p=1.0),
+        K.RandomAffine(30 * strength, (0.1 * strength, 0.1 * strength), (1.0, 1.0 + 0.25 * strength), p=1.0),
     )
 
     # Model

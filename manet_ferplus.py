@@ -45,6 +45,7 @@ class Experiment:
     max_training_images: int | None = None  # a random part of the training faces; None for all
     image_size: int = 224  # pixels, height and width that the network sees
     cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/manet_ferplus")  # where experiments are kept
     name_experiment: str = "manet_diversified"  # folder of this experiment
@@ -80,6 +81,7 @@ def demo_of(experiment: Experiment) -> Experiment:
         experiment,
         base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40),
         name_experiment="demo",
+        augmentation=0.1,
         image_size=96,
         batch_size=8,
         max_training_epoch=6,
@@ -109,10 +111,11 @@ def main(experiment: Experiment) -> None:
     else:
         print(f"no Test split in {experiment.base_path_to_dataset}: the result will be that of Valid, also selected on")
         reported = validation
+    strength = experiment.augmentation
     augment = K.AugmentationSequential(
-        K.ColorJitter(brightness=0.5, contrast=0.5),
+        K.ColorJitter(brightness=0.5 * strength, contrast=0.5 * strength),
         K.RandomHorizontalFlip(p=0.5),
-        K.RandomAffine(degrees=30, translate=(0.1, 0.1), scale=(1.0, 1.25), p=1.0),
+        K.RandomAffine(30 * strength, (0.1 * strength, 0.1 * strength), (1.0, 1.0 + 0.25 * strength), p=1.0),
     )
 
     # Model

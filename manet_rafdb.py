@@ -44,6 +44,7 @@ class Experiment:
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 224  # pixels, height and width that the network sees
     cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/manet_rafdb")  # where experiments are kept
     name_experiment: str = "manet_diversified"  # folder of this experiment
@@ -79,6 +80,7 @@ def demo_of(experiment: Experiment) -> Experiment:
         experiment,
         base_path_to_dataset=write_rafdb(Path("data/drawn/rafdb"), images_per_class=40),
         name_experiment="demo",
+        augmentation=0.1,
         image_size=96,
         batch_size=8,
         max_training_epoch=6,
@@ -109,12 +111,11 @@ def main(experiment: Experiment) -> None:
     else:
         train, validation = load(faces, experiment.batch_size, shuffle=True), test
         selected_on = "the test set itself"
+    strength = experiment.augmentation
     augment = K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
-        K.RandomAffine(
-            degrees=20, translate=(32 / experiment.image_size,) * 2, p=0.2
-        ),  # rotation, crop with padding 32
-        K.RandomErasing(scale=(0.02, 0.25), p=0.5),
+        K.RandomAffine(20, (32 / experiment.image_size,) * 2, p=0.2 * strength),  # rotation, crop with padding 32
+        K.RandomErasing(scale=(0.02, 0.25), p=0.5 * strength),
     )
 
     # Model
