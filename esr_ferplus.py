@@ -29,10 +29,11 @@ from models.esr import ESR, ESROutput
 from utils.ucheckpoint import Run
 from utils.udata import EMOTIONS, FERPlus, at_most
 from utils.udemosets import write_fer_plus
+from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
 from utils.upipeline import make_loader
 from utils.ureport import report
-from utils.utrain import choose_device, choose_precision, train_stage
+from utils.utrain import train_stage
 
 
 @dataclass
@@ -44,7 +45,9 @@ class Experiment:
     label_rule: Literal["majority", "probability", "crossentropy", "multi_target"] = "majority"  # ten votes -> label
     max_training_images: int | None = None  # a random part of the training faces; None for all
     image_size: int = 96  # pixels, height and width that the network sees
-    cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    cache: Literal["auto", "device", "memory", "disk", "none"] = "auto"  # where decoded pictures are kept
+    cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
+    base_path_to_cache: Path | None = Path("data/cache")  # decoded pictures for the next start; None writes none
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/esr_ferplus")  # where experiments are kept
@@ -53,12 +56,17 @@ class Experiment:
     # Network
     path_to_pretrained_network: Path | None = None  # a trained ESR to fine-tune; None grows one from scratch
     num_branches_trained_network: int = 9  # branches in the end
+    grow: bool = True  # one branch after the other; off, all from the start in one stage of max_training_epoch
     # Schedule: SGD, momentum 0.9
     max_training_epoch: int = 100  # epochs of the first branch
     max_finetune_epoch: int = 60  # epochs of each further branch, together with all before it
     lr_new: float = 0.1  # newest branch, and the base beside the first one
     lr_trained: float = 0.02  # everything trained before
-    lr_decay: float = 0.75  # factor on all rates every 10 epochs
+    schedule: Literal["step", "one_cycle"] = "step"  # "one_cycle" rises to the rates above and falls to nothing
+    lr_decay: float = 0.75  # factor on all rates every 10 epochs under "step"
+    weight_decay: float = 0.0  # of all weights
+    nesterov: bool = False  # momentum as Nesterov's
+    weight_averaging: float = 0.0  # decay per step of an average of the weights, which is then kept; 0 for none
     batch_size: int = 32  # faces per step
     validation_interval: int = 1  # epochs between validations
     # Diversity
@@ -70,6 +78,8 @@ class Experiment:
     seed: int = 0  # of initial weights, order and augmentation
     device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto" takes bfloat16 where the device has it
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto" where it pays for itself in this run
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of pictures and weights
     demo: bool = False  # train on drawn faces, with a short schedule
 
 
@@ -94,17 +104,26 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
-    run = Run(experiment.base_path_experiment / experiment.name_experiment, experiment, experiment.resume)
+    hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
+    directory = experiment.base_path_experiment / experiment.name_experiment
+    run = Run(directory, experiment, experiment.resume, hardware.is_main)
     torch.manual_seed(experiment.seed)
-    device = choose_device(experiment.device)
-    precision = choose_precision(experiment.precision, device)
 
     # Data
     def load(split: str, batch_size: int, shuffle: bool = False):
         dataset = FERPlus(experiment.base_path_to_dataset, split, experiment.label_rule)
         if split == "train":
             dataset = at_most(dataset, experiment.max_training_images, experiment.seed)
-        return make_loader(dataset, experiment.image_size, batch_size, shuffle=shuffle, cache_gib=experiment.cache_gib)
+        return make_loader(
+            dataset,
+            experiment.image_size,
+            batch_size,
+            shuffle=shuffle,
+            hardware=hardware,
+            cache=experiment.cache,
+            cache_gib=experiment.cache_gib,
+            cache_folder=experiment.base_path_to_cache,
+        )
 
     train, validation = load("train", experiment.batch_size, shuffle=True), load("valid", 128)
     if (experiment.base_path_to_dataset / "Images" / "FER2013Test").is_dir():
@@ -126,7 +145,7 @@ def main(experiment: Experiment) -> None:
     else:
         model = load_pretrained(experiment.path_to_pretrained_network, EMOTIONS, ESR, experiment.image_size)
         trained_branches = model.keep_branches(1)  # the others return one by one
-    model.to(device)
+    model.to(hardware.device)
 
     # Objective: the cross-entropies of all branches, and how alike their attention is in space and over channels
     cross_entropy = multi_target_cross_entropy if experiment.label_rule == "multi_target" else F.cross_entropy
@@ -143,32 +162,47 @@ def main(experiment: Experiment) -> None:
         }
 
     # Stages: one per branch, each with an optimizer of its own
-    for branches in range(1, experiment.num_branches_trained_network + 1):
-        if branches > 1:
+    stages = range(1, experiment.num_branches_trained_network + 1)
+    for branches in stages if experiment.grow else stages[-1:]:
+        while len(model.branches) < branches:
             model.add_branch(trained_branches.pop(0) if trained_branches else None)
         if run.is_past(branches):
             continue
-        first = branches == 1
-        rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
-        groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
-        optimizer = torch.optim.SGD(groups, momentum=0.9)
+        first = branches == 1 or not experiment.grow
+        rates = [experiment.lr_new if first else experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
+        num_epochs = experiment.max_training_epoch if first else experiment.max_finetune_epoch
+        optimizer = torch.optim.SGD(
+            model.parameter_groups(rates[0], rates),
+            momentum=0.9,
+            weight_decay=experiment.weight_decay,
+            nesterov=experiment.nesterov,
+            fused=True,
+        )
+        if experiment.schedule == "step":
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay)
+        else:
+            highest = [group["lr"] for group in optimizer.param_groups]
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, highest, total_steps=num_epochs * len(train), cycle_momentum=False
+            )
         train_stage(
             run,
             branches,
-            num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
+            num_epochs=num_epochs,
             validation_interval=experiment.validation_interval,
             model=model,
             optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
+            scheduler=scheduler,
+            scheduler_interval="epoch" if experiment.schedule == "step" else "step",
+            weight_averaging=experiment.weight_averaging,
             train=train,
             validation=validation,
             augment=augment,
             objective=objective,
             diversity=diversity,
-            device=device,
-            precision=precision,
+            hardware=hardware,
         )
-    report(run, reported, selected_on="FER+ valid", seed=experiment.seed, device=device, precision=precision)
+    report(run, reported, selected_on="FER+ valid", seed=experiment.seed, hardware=hardware)
 
 
 if __name__ == "__main__":

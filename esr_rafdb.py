@@ -29,9 +29,10 @@ from models.esr import ESR, ESROutput
 from utils.ucheckpoint import Run
 from utils.udata import RAFDB, stratified_holdout
 from utils.udemosets import write_rafdb
+from utils.uhardware import choose_hardware
 from utils.upipeline import make_loader
 from utils.ureport import report
-from utils.utrain import choose_device, choose_precision, train_stage
+from utils.utrain import train_stage
 
 
 @dataclass
@@ -42,7 +43,9 @@ class Experiment:
     base_path_to_dataset: Path = Path("data/RAF-DB")  # folder with train/ and test/, or the official release
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 96  # pixels, height and width that the network sees
-    cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    cache: Literal["auto", "device", "memory", "disk", "none"] = "auto"  # where decoded pictures are kept
+    cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
+    base_path_to_cache: Path | None = Path("data/cache")  # decoded pictures for the next start; None writes none
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/esr_rafdb")  # where experiments are kept
@@ -68,6 +71,8 @@ class Experiment:
     seed: int = 0  # of initial weights, order and augmentation
     device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto" takes bfloat16 where the device has it
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto" where it pays for itself in this run
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of pictures and weights
     demo: bool = False  # train on drawn faces, with a short schedule
 
 
@@ -92,14 +97,23 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
-    run = Run(experiment.base_path_experiment / experiment.name_experiment, experiment, experiment.resume)
+    hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
+    directory = experiment.base_path_experiment / experiment.name_experiment
+    run = Run(directory, experiment, experiment.resume, hardware.is_main)
     torch.manual_seed(experiment.seed)
-    device = choose_device(experiment.device)
-    precision = choose_precision(experiment.precision, device)
 
     # Data
     def load(dataset: RAFDB, batch_size: int, shuffle: bool = False):
-        return make_loader(dataset, experiment.image_size, batch_size, shuffle=shuffle, cache_gib=experiment.cache_gib)
+        return make_loader(
+            dataset,
+            experiment.image_size,
+            batch_size,
+            shuffle=shuffle,
+            hardware=hardware,
+            cache=experiment.cache,
+            cache_gib=experiment.cache_gib,
+            cache_folder=experiment.base_path_to_cache,
+        )
 
     faces = RAFDB(experiment.base_path_to_dataset, "train")
     test = load(RAFDB(experiment.base_path_to_dataset, "test"), 128)
@@ -125,7 +139,7 @@ def main(experiment: Experiment) -> None:
     else:
         model = load_pretrained(experiment.path_to_pretrained_network, faces.class_names, ESR, experiment.image_size)
         trained_branches = model.keep_branches(1)  # the others return one by one
-    model.to(device)
+    model.to(hardware.device)
 
     # Objective: the cross-entropies of all branches, and how alike their attention is in space and over channels
     diversity = {
@@ -149,7 +163,7 @@ def main(experiment: Experiment) -> None:
         first = branches == 1
         rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
         groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
-        optimizer = torch.optim.SGD(groups, momentum=0.9)
+        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
         train_stage(
             run,
             branches,
@@ -163,10 +177,9 @@ def main(experiment: Experiment) -> None:
             augment=augment,
             objective=objective,
             diversity=diversity,
-            device=device,
-            precision=precision,
+            hardware=hardware,
         )
-    report(run, test, selected_on=selected_on, seed=experiment.seed, device=device, precision=precision)
+    report(run, test, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ from models.manet import MANet, MANetOutput
 from utils.ucheckpoint import Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.udemosets import write_affectnet
+from utils.uhardware import choose_hardware
 from utils.upipeline import make_loader
 from utils.ureport import report
-from utils.utrain import choose_device, choose_precision, train_stage
+from utils.utrain import train_stage
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Experiment:
     max_images_per_label: int = 5000  # faces of each class
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 224  # pixels, height and width that the network sees
-    cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    cache: Literal["auto", "device", "memory", "none"] = "auto"  # where decoded pictures are kept
+    cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/manet_affectnet")  # where experiments are kept
@@ -73,6 +75,8 @@ class Experiment:
     seed: int = 0  # of initial weights, order and augmentation
     device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto" takes bfloat16 where the device has it
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto" where it pays for itself in this run
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of pictures and weights
     demo: bool = False  # train on drawn faces, with a short schedule
 
 
@@ -94,14 +98,22 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
-    run = Run(experiment.base_path_experiment / experiment.name_experiment, experiment, experiment.resume)
+    hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
+    directory = experiment.base_path_experiment / experiment.name_experiment
+    run = Run(directory, experiment, experiment.resume, hardware.is_main)
     torch.manual_seed(experiment.seed)
-    device = choose_device(experiment.device)
-    precision = choose_precision(experiment.precision, device)
 
     # Data
     def load(dataset: AffectNet, batch_size: int, shuffle: bool = False):
-        return make_loader(dataset, experiment.image_size, batch_size, shuffle=shuffle, cache_gib=experiment.cache_gib)
+        return make_loader(
+            dataset,
+            experiment.image_size,
+            batch_size,
+            shuffle=shuffle,
+            hardware=hardware,
+            cache=experiment.cache,
+            cache_gib=experiment.cache_gib,
+        )
 
     faces = AffectNet(experiment.base_path_to_dataset, "train", experiment.num_classes)
     reported = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes), 128)
@@ -125,15 +137,13 @@ def main(experiment: Experiment) -> None:
     # Model
     if experiment.path_to_pretrained_network is None:
         print("no path_to_pretrained_network: MA-Net is trained from scratch")
-        num_epochs, model = (
-            experiment.max_training_epoch,
-            MANet(labels=faces.class_names, image_size=experiment.image_size),
-        )
+        num_epochs = experiment.max_training_epoch
+        model = MANet(labels=faces.class_names, image_size=experiment.image_size)
     else:
         num_epochs = experiment.max_finetune_epoch
         model = load_pretrained(experiment.path_to_pretrained_network, faces.class_names, MANet, experiment.image_size)
     model.set_mixture(experiment.beta, experiment.multiscale_order)
-    model.to(device)
+    model.to(hardware.device)
 
     # Objective: the cross-entropies of both branches, and how alike the patches and the two branches are
     diversity = {
@@ -152,7 +162,8 @@ def main(experiment: Experiment) -> None:
         }
 
     # One stage
-    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, momentum=0.9, weight_decay=experiment.weight_decay)
+    regularization = {"momentum": 0.9, "weight_decay": experiment.weight_decay}
+    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, **regularization, fused=True)
     train_stage(
         run,
         1,
@@ -166,10 +177,9 @@ def main(experiment: Experiment) -> None:
         augment=augment,
         objective=objective,
         diversity=diversity,
-        device=device,
-        precision=precision,
+        hardware=hardware,
     )
-    report(run, reported, selected_on=selected_on, seed=experiment.seed, device=device, precision=precision)
+    report(run, reported, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
 
 
 if __name__ == "__main__":

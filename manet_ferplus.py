@@ -29,10 +29,11 @@ from models.manet import MANet, MANetOutput
 from utils.ucheckpoint import Run
 from utils.udata import EMOTIONS, FERPlus, at_most
 from utils.udemosets import write_fer_plus
+from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
 from utils.upipeline import make_loader
 from utils.ureport import report
-from utils.utrain import choose_device, choose_precision, train_stage
+from utils.utrain import train_stage
 
 
 @dataclass
@@ -44,7 +45,9 @@ class Experiment:
     label_rule: Literal["majority", "probability", "crossentropy", "multi_target"] = "majority"  # ten votes -> label
     max_training_images: int | None = None  # a random part of the training faces; None for all
     image_size: int = 224  # pixels, height and width that the network sees
-    cache_gib: float = 4.0  # GiB of memory for decoded pictures; a larger data set is read from disk at every access
+    cache: Literal["auto", "device", "memory", "disk", "none"] = "auto"  # where decoded pictures are kept
+    cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
+    base_path_to_cache: Path | None = Path("data/cache")  # decoded pictures for the next start; None writes none
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/manet_ferplus")  # where experiments are kept
@@ -72,6 +75,8 @@ class Experiment:
     seed: int = 0  # of initial weights, order and augmentation
     device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto" takes bfloat16 where the device has it
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto" where it pays for itself in this run
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of pictures and weights
     demo: bool = False  # train on drawn faces, with a short schedule
 
 
@@ -93,17 +98,26 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
-    run = Run(experiment.base_path_experiment / experiment.name_experiment, experiment, experiment.resume)
+    hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
+    directory = experiment.base_path_experiment / experiment.name_experiment
+    run = Run(directory, experiment, experiment.resume, hardware.is_main)
     torch.manual_seed(experiment.seed)
-    device = choose_device(experiment.device)
-    precision = choose_precision(experiment.precision, device)
 
     # Data
     def load(split: str, batch_size: int, shuffle: bool = False):
         dataset = FERPlus(experiment.base_path_to_dataset, split, experiment.label_rule)
         if split == "train":
             dataset = at_most(dataset, experiment.max_training_images, experiment.seed)
-        return make_loader(dataset, experiment.image_size, batch_size, shuffle=shuffle, cache_gib=experiment.cache_gib)
+        return make_loader(
+            dataset,
+            experiment.image_size,
+            batch_size,
+            shuffle=shuffle,
+            hardware=hardware,
+            cache=experiment.cache,
+            cache_gib=experiment.cache_gib,
+            cache_folder=experiment.base_path_to_cache,
+        )
 
     train, validation = load("train", experiment.batch_size, shuffle=True), load("valid", 128)
     if (experiment.base_path_to_dataset / "Images" / "FER2013Test").is_dir():
@@ -126,7 +140,7 @@ def main(experiment: Experiment) -> None:
         num_epochs = experiment.max_finetune_epoch
         model = load_pretrained(experiment.path_to_pretrained_network, EMOTIONS, MANet, experiment.image_size)
     model.set_mixture(experiment.beta, experiment.multiscale_order)
-    model.to(device)
+    model.to(hardware.device)
 
     # Objective: the cross-entropies of both branches, and how alike the patches and the two branches are
     cross_entropy = multi_target_cross_entropy if experiment.label_rule == "multi_target" else F.cross_entropy
@@ -146,7 +160,8 @@ def main(experiment: Experiment) -> None:
         }
 
     # One stage
-    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, momentum=0.9, weight_decay=experiment.weight_decay)
+    regularization = {"momentum": 0.9, "weight_decay": experiment.weight_decay}
+    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, **regularization, fused=True)
     train_stage(
         run,
         1,
@@ -160,10 +175,9 @@ def main(experiment: Experiment) -> None:
         augment=augment,
         objective=objective,
         diversity=diversity,
-        device=device,
-        precision=precision,
+        hardware=hardware,
     )
-    report(run, reported, selected_on="FER+ valid", seed=experiment.seed, device=device, precision=precision)
+    report(run, reported, selected_on="FER+ valid", seed=experiment.seed, hardware=hardware)
 
 
 if __name__ == "__main__":

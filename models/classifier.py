@@ -1,11 +1,16 @@
 """What ESR and MA-Net share: labels, input normalisation, and prediction from pictures."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor, nn
+
+Faces: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
+"""One face or many, see `as_faces`."""
 
 EMOTIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 """The label order of the whole project (AffectNet's); a network of seven classes uses the first seven."""
@@ -58,7 +63,12 @@ class ExpressionClassifier(nn.Module):
         """Turn pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], into what the first convolution expects."""
         if images.dtype == torch.uint8:
             images = images / 255
-        return (images[:, self.input_channels] - self.input_mean) / self.input_std
+        normalized = (images[:, self.input_channels] - self.input_mean) / self.input_std
+        return normalized.to(next(self.parameters()).dtype)
+
+    def regions(self) -> list[nn.Module]:
+        """Return the parts to compile one by one, so that equal parts (branches) share their compiled code."""
+        return [self]
 
     def branch_logits(self, outputs: Any) -> Tensor:
         """Return the class scores of every branch, (B, N, K), from what `forward` returned."""
@@ -84,34 +94,35 @@ class ExpressionClassifier(nn.Module):
         raise ValueError(f"ensemble is {ensemble!r}; expected 'mean' or 'vote'")
 
     @torch.inference_mode()
-    def predict_branches(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        """Score pictures with every branch in evaluation mode.
+    def predict_branches(self, images: Faces, batch_size: int = 256) -> Tensor:
+        """Score faces with every branch in evaluation mode.
 
         Args:
-            images: (N, 3, H, W) RGB, uint8 or float in [0, 1]; resized to `image_size` where they differ from it.
-            batch_size: how many pictures are in the network at a time.
+            images: one face or many, RGB: a tensor (3, H, W) or (N, 3, H, W), an array (H, W, 3) or (N, H, W, 3), both
+                uint8 or float in [0, 1], a PIL image, or a list of these, of any sizes; resized to `image_size` where
+                they differ from it.
+            batch_size: how many faces are in the network at a time.
 
         Returns:
-            Scores (B, N, K), float32.
+            Scores (B, N, K), float32; N is 1 for a single face.
 
         Raises:
             ValueError: for another shape, type or range of values.
         """
-        check_images(images)
-        device = self.input_mean.device
+        faces = as_faces(images)
         was_training = self.training
         self.eval()
         try:
             scores = [
-                self.branch_logits(self(resize(batch.to(device), self.image_size))).float()
-                for batch in images.split(batch_size)
+                self.branch_logits(self(batch)).float()
+                for batch in _batches(faces, self.image_size, batch_size, self.input_mean.device)
             ]
         finally:
             self.train(was_training)
         return torch.cat(scores, dim=1)
 
-    def predict(self, images: Tensor, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
-        """Return the probability of every class, (N, K), for pictures (N, 3, H, W) as in `predict_branches`.
+    def predict(self, images: Faces, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
+        """Return the probability of every class, (N, K), for faces as in `predict_branches`; N is 1 for a single one.
 
         Class k is `labels[k]`. `ensemble` is explained at `combine`.
         """
@@ -127,17 +138,78 @@ def resize(images: Tensor, image_size: int) -> Tensor:
     return F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def check_images(images: Tensor) -> None:
+def as_faces(images: Faces) -> Tensor | list[Tensor]:
+    """Turn faces as people hold them into what the networks take: channels first.
+
+    Args:
+        images: as in `ExpressionClassifier.predict_branches`. PIL images of any colour mode become RGB, turned upright
+            where their camera noted how it was held.
+
+    Returns:
+        (N, 3, H, W) for a tensor, an array or a PIL image; a list of (3, H, W) for a list, which may differ in size.
+
+    Raises:
+        ValueError: for another shape, type or range of values; it says which face of a list.
+    """
+    if not isinstance(images, list | tuple):
+        return _as_tensor(images)
+    if not images:
+        raise ValueError("images is an empty list; expected at least one face")
+    faces = []
+    for place, image in enumerate(images):
+        face = _as_tensor(image, f"images[{place}]")
+        if len(face) != 1:
+            raise ValueError(f"images[{place}] holds {len(face)} faces; expected one face per element of a list")
+        faces.append(face[0])
+    return faces
+
+
+def _as_tensor(image: Tensor | np.ndarray | Image.Image, name: str = "images") -> Tensor:
+    """Turn a tensor, an array or a PIL image into checked pictures (N, 3, H, W); `name` is for messages."""
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{name} is a PIL image of mode {image.mode}; expected 8 bits per channel (RGB, L, ...)")
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (3, 4) or image.shape[-1] != 3 or image.dtype.kind not in "uif":
+            raise ValueError(
+                f"{name} is a NumPy array of shape {image.shape} and type {image.dtype}; expected (H, W, 3) or "
+                "(N, H, W, 3), RGB, uint8 or float in [0, 1]; only PyTorch tensors have their channels first"
+            )
+        image = torch.from_numpy(np.require(image, requirements=("C", "W"))).movedim(-1, -3)
+    if not isinstance(image, Tensor):
+        raise ValueError(
+            f"{name} is a {type(image).__name__}; expected a PyTorch tensor, a NumPy array, a PIL image, or a list of "
+            "such pictures"
+        )
+    images = image[None] if image.ndim == 3 else image
+    check_images(images, name)
+    return images.float() if images.is_floating_point() else images
+
+
+def _batches(faces: Tensor | list[Tensor], image_size: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield the faces in batches (n, 3, image_size, image_size), float RGB in [0, 1], on the device."""
+    for start in range(0, len(faces), batch_size):
+        batch = faces[start : start + batch_size]
+        if isinstance(batch, Tensor):
+            yield resize(batch.to(device), image_size)
+        else:
+            yield torch.cat([resize(face[None].to(device), image_size) for face in batch])
+
+
+def check_images(images: Tensor, name: str = "images") -> None:
     """Raise ValueError unless pictures are (N, 3, H, W) with N > 0, uint8 or float in [0, 1]."""
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected (N, 3, H, W) with at least one face")
+        raise ValueError(
+            f"{name} have shape {tuple(images.shape)}; expected (N, 3, H, W) with at least one face, or (3, H, W)"
+        )
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
-        raise ValueError(f"images have type {images.dtype}; expected uint8, or float with values in [0, 1]")
+        raise ValueError(f"{name} have type {images.dtype}; expected uint8, or float with values in [0, 1]")
     low, high = images.aminmax()
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
-            f"float images lie in [{low:.4g}, {high:.4g}]; expected [0, 1]: "
+            f"float {name} lie in [{low:.4g}, {high:.4g}]; expected [0, 1]: "
             "hand over uint8 or divide by 255; mean and deviation are applied by the network"
         )

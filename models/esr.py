@@ -146,6 +146,10 @@ class ESR(ExpressionClassifier):
         )
         return ESRAffectOutput(logits, spatial, channel, affect)
 
+    def regions(self) -> list[nn.Module]:
+        """Return base and branches: what is compiled for the first branch serves all that are added."""
+        return [self.base, *self.branches]
+
     def add_branch(self, branch: Branch | None = None) -> Branch:
         """Append a branch, freshly initialised unless a trained one is given, and return it."""
         if branch is None:

@@ -54,6 +54,7 @@ esr_ferplus.main(
     esr_ferplus.Experiment(
         base_path_to_dataset=data,
         base_path_experiment=output,
+        base_path_to_cache=output / "cache",
         name_experiment="run",
         image_size=60,
         batch_size=8,

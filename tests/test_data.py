@@ -19,7 +19,6 @@ from utils.udata import (
     stratified_holdout,
 )
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
-from utils.upipeline import FaceImages, make_loader
 
 
 @pytest.fixture(scope="module")
@@ -198,24 +197,3 @@ def test_holdout_is_stratified_seeded_and_disjoint():
     assert held.tolist() == stratified_holdout(labels, 0.1, seed=3)[1].tolist()
     assert held.tolist() != stratified_holdout(labels, 0.1, seed=4)[1].tolist()
     assert np.bincount(labels[at_most_per_label(labels, 30, 0)]).tolist() == [30, 30, 4]
-
-
-def test_cached_and_streamed_batches_are_the_same(drawn):
-    dataset = AffectNet(drawn / "affectnet", "train")
-    cached, streamed = (FaceImages(dataset, 48, gib) for gib in (1, 0))
-    assert cached.cache is not None and streamed.cache is None
-    a, b = cached.__getitems__([3, 1, 30]), streamed.__getitems__([3, 1, 30])
-    assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) and a.images.shape == (3, 3, 48, 48)
-    assert FaceImages(dataset, 224, 1).cache.shape == (32, 3, 96, 96), "small pictures are enlarged later"
-    seen = torch.cat([batch.indices for batch in make_loader(dataset, 48, 5, shuffle=True)])
-    assert sorted(seen.tolist()) == list(range(32))
-
-
-def test_unreadable_pictures_are_counted_and_named(drawn, tmp_path):
-    for index in range(12):
-        grey(tmp_path / "Validation" / "0" / f"{index:07d}_{index % 8}_0_0.jpg")
-    for index in (4, 7):
-        (tmp_path / "Validation" / "0" / f"{index:07d}_{index % 8}_0_0.jpg").write_bytes(b"")
-    dataset = AffectNet(tmp_path, "validation")
-    with pytest.raises(DatasetError, match=r"2 of 12 pictures .*0000004_4_0_0\.jpg \(0 bytes\)"):
-        make_loader(dataset, 8, 4, shuffle=False)

@@ -17,7 +17,7 @@ import evaluate
 from models import CheckpointError, load_model
 from models.weights import read_tensors
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
-from utils.utrain import choose_device, choose_precision
+from utils.uhardware import choose_hardware
 
 HERE = Path(__file__).parent
 
@@ -36,6 +36,7 @@ def tiny(name: str, drawn: Path, output: Path, **changes):
     script = importlib.import_module(name)
     network, dataset = name.split("_")
     small = {"num_branches_trained_network": 2, "image_size": 60} if network == "esr" else {"image_size": 48}
+    small |= {} if dataset == "affectnet" else {"base_path_to_cache": None}
     experiment = script.Experiment(
         base_path_to_dataset=drawn / dataset,
         base_path_experiment=output,
@@ -191,9 +192,14 @@ def test_evaluate(drawn, tmp_path, capsys):
         evaluate.main(evaluate.Evaluation((best,), "rafdb", drawn / "rafdb", device="cpu"))
 
 
-def test_device_and_precision():
-    with pytest.raises(ValueError, match="expected 'auto', 'float32' or 'bfloat16'"):
-        choose_precision("float16", torch.device("cpu"))
+def test_what_hardware_is_asked_for():
+    with pytest.raises(ValueError, match="precision is 'float16'; expected 'auto', 'float32' or 'bfloat16'"):
+        choose_hardware("cpu", precision="float16")
+    with pytest.raises(ValueError, match="compile is 'yes'; expected"):
+        choose_hardware("cpu", compile="yes")
+    plain = choose_hardware("cpu", "float32", "off", "contiguous")
+    assert (plain.precision, plain.memory_format, plain.compile) == (torch.float32, torch.contiguous_format, "off")
+    assert plain.is_main and plain.processes == 1
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA GPU"):
-            choose_device("cuda")
+            choose_hardware("cuda")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError, build_model, describe_model, load_state, read_tensors
@@ -24,6 +25,8 @@ from models.weights import CheckpointError, build_model, describe_model, load_st
 MAY_CHANGE = {  # variables that do not alter what a continued experiment computes, or only how long it goes on
     "base_path_to_dataset",
     "base_path_experiment",
+    "base_path_to_cache",
+    "cache",
     "cache_gib",
     "device",
     "max_finetune_epoch",
@@ -52,6 +55,7 @@ class Run:
         directory: the run's folder; created when missing.
         variables: the script's experiment variables (a dataclass), kept in `last.pt`.
         resume: continue from `last.pt` where there is one.
+        writes: off in all but the first of several processes.
 
     Attributes:
         history: one row of plain values per epoch.
@@ -61,8 +65,8 @@ class Run:
         CheckpointError: when `last.pt` is damaged, was written with other variables, or `resume` is off and it exists.
     """
 
-    def __init__(self, directory: Path, variables: Any, resume: bool = True) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, variables: Any, resume: bool = True, writes: bool = True) -> None:
+        self.directory, self.writes = directory, writes
         self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
         self.history: list[dict[str, Any]] = []
         self.best = float("-inf")
@@ -78,9 +82,10 @@ class Run:
             self.history = self._resumed["history"]
             self.stage = self._resumed["stage"]
             print(f"continue {directory} after stage {self.stage}, epoch {self._resumed['epoch']}")
-        directory.mkdir(parents=True, exist_ok=True)
-        for unfinished in directory.glob(".*.partial"):  # of a run that was killed while it saved
-            unfinished.unlink()
+        if writes:
+            directory.mkdir(parents=True, exist_ok=True)
+            for unfinished in directory.glob(".*.partial"):  # of a run that was killed while it saved
+                unfinished.unlink()
 
     @property
     def last_path(self) -> Path:
@@ -96,11 +101,18 @@ class Run:
         """Tell whether a resumed run had begun a later stage than this one."""
         return stage < self.stage
 
-    def begin_stage(self, stage: int, model: ExpressionClassifier, optimizer: Optimizer, scheduler: LRScheduler) -> int:
+    def begin_stage(
+        self,
+        stage: int,
+        model: ExpressionClassifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        average: AveragedModel | None = None,
+    ) -> int:
         """Start a stage, or take it up where `last.pt` left it; returns the number of epochs already done."""
         if self._resumed is None:
             self.stage, self.best = stage, float("-inf")
-            self.save_last(0, model, optimizer, scheduler)
+            self.save_last(0, model, optimizer, scheduler, average)
             return 0
         content, self._resumed = self._resumed, None
         if content["stage"] != stage:
@@ -108,17 +120,29 @@ class Run:
         load_state(model, content["state_dict"], self.last_path)
         optimizer.load_state_dict(content["optimizer"])
         scheduler.load_state_dict(content["scheduler"])
+        if average is not None:
+            load_state(average, content["average"], self.last_path)
         self.best = content["best"]
         torch.set_rng_state(content["random_state"])
         if torch.cuda.is_available() and content["random_state_cuda"]:
             torch.cuda.set_rng_state_all(content["random_state_cuda"])
         return content["epoch"]
 
-    def save_last(self, epoch: int, model: ExpressionClassifier, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    def save_last(
+        self,
+        epoch: int,
+        model: ExpressionClassifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        average: AveragedModel | None = None,
+    ) -> None:
         """Write `last.pt` and `history.csv` after an epoch."""
+        if not self.writes:
+            return
         content = describe_model(model) | {
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
+            "average": average.state_dict() if average else {},
             "random_state": torch.get_rng_state(),
             "random_state_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "stage": self.stage,
@@ -132,6 +156,8 @@ class Run:
 
     def save_best(self, model: ExpressionClassifier, **measured: Any) -> None:
         """Write `best.pt`: the network and, as plain values, how it was found."""
+        if not self.writes:
+            return
         content = describe_model(model) | {"measured": measured, "variables": self.variables}
         write_atomically(self.best_path, lambda path: torch.save(content, path))
 
@@ -145,8 +171,11 @@ class Run:
         return build_model(content, self.best_path).eval(), content["measured"]
 
     def read_last(self) -> ExpressionClassifier:
-        """Build the network of the last epoch from disk, in evaluation mode."""
-        return build_model(read_tensors(self.last_path), self.last_path).eval()
+        """Build the network of the last epoch from disk, in evaluation mode; with averaged weights where there are."""
+        content = read_tensors(self.last_path)
+        averaged = {key.removeprefix("module."): value for key, value in content["average"].items()}
+        averaged.pop("n_averaged", None)
+        return build_model(content | {"state_dict": averaged or content["state_dict"]}, self.last_path).eval()
 
     def _read_last(self) -> dict[str, Any]:
         content = read_tensors(self.last_path)

@@ -97,8 +97,12 @@ class FaceDataset(Dataset):
 
     def target(self, index: int) -> Any:
         """Return the label of a face: a class index, or a row (K,) for soft label rules."""
-        label = self.labels[index]
-        return int(label) if label.ndim == 0 else torch.from_numpy(label)
+        target = self.targets(np.array([index]))[0]
+        return int(target) if target.ndim == 0 else target
+
+    def targets(self, indices: np.ndarray) -> Tensor:
+        """Return the labels of several faces, (N,) int64, or (N, K) float32 for soft label rules."""
+        return torch.from_numpy(self.labels[indices])
 
     def subset(self, indices: Sequence[int], name: str | None = None) -> "FaceDataset":
         """Return the same data set with only these faces, in this order."""
@@ -238,11 +242,11 @@ class FERPlus(FaceDataset):
         keep, labels = labels_from_votes(votes, self.label_rule)
         super().__init__(f"FER+ {split} ({self.label_rule} rule)", [paths[names[i]] for i in keep], labels, 8)
 
-    def target(self, index: int) -> Any:
-        """Return the label of a face; under "probability" it is drawn anew, from PyTorch's random state."""
+    def targets(self, indices: np.ndarray) -> Tensor:
+        """Return the labels of several faces; under "probability" they are drawn anew, from PyTorch's random state."""
         if self.label_rule == "probability":
-            return int(torch.multinomial(torch.from_numpy(self.labels[index]), 1))
-        return super().target(index)
+            return torch.multinomial(torch.from_numpy(self.labels[indices]), 1).squeeze(1)
+        return super().targets(indices)
 
 
 def read_votes(label_file: Path) -> tuple[list[str], np.ndarray]:

@@ -1,6 +1,9 @@
-"""From a data set on disk to batches on the training device."""
+"""From a data set on disk to batches on the training device: every picture is decoded once, where it fits."""
 
+import hashlib
+import json
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +12,15 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from utils.ucheckpoint import write_atomically
 from utils.udata import DatasetError, FaceDataset, read_image
+from utils.uhardware import Hardware
 
 GIB = 2**30
+CACHES = ("auto", "device", "memory", "disk", "none")
 
 
 class Batch(NamedTuple):
@@ -26,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class FaceImages(Dataset):
-    """The pictures of a data set at one size, kept decoded in memory when they fit into `cache_gib`.
+    """The pictures of a data set at one size, decoded once and kept where there is room.
 
     Pictures larger than `image_size` are shrunk when they are decoded; smaller ones are kept as they are and enlarged
     on the training device, so that the cache of a data set of small faces stays small.
@@ -34,19 +40,55 @@ class FaceImages(Dataset):
     Args:
         dataset: what to read.
         image_size: height and width in pixels that the network is given.
-        cache_gib: decoded pictures that may be kept in memory, in GiB; a larger data set is decoded at every access.
+        cache: "device" (the GPU's memory), "memory", "disk" (a file mapped into memory), "none" (decode at every
+            access), or "auto": the device where it is a GPU, else memory, and none for more than `cache_gib`.
+        cache_gib: decoded pictures that "auto" may keep, in GiB.
+        cache_folder: where the decoded pictures are written, to be there at the next start; a file of pictures that
+            have changed since (by name, size or time) is written anew. None writes nothing.
+        hardware: whose device it is; the first process writes the file, the others wait for it.
+
+    Attributes:
+        kept: where the pictures are: "device", "memory", "disk" or "none".
 
     Raises:
         DatasetError: when pictures cannot be decoded; all of them are counted and the first are named.
     """
 
-    def __init__(self, dataset: FaceDataset, image_size: int, cache_gib: float) -> None:
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        image_size: int,
+        cache: str = "auto",
+        cache_gib: float = 4.0,
+        cache_folder: Path | None = None,
+        hardware: Hardware | None = None,
+    ) -> None:
+        if cache not in CACHES:
+            raise ValueError(f"cache is {cache!r}; expected one of {', '.join(CACHES)}")
+        if cache == "disk" and cache_folder is None:
+            raise ValueError('cache is "disk" and there is no folder for it: name one in base_path_to_cache')
         self.dataset = dataset
+        hardware = hardware or Hardware(torch.device("cpu"))
         sample = np.linspace(0, len(dataset) - 1, min(len(dataset), 32)).astype(int)
         self.side = min(image_size, max(_longest_side(dataset.paths[index]) for index in sample) or image_size)
-        self.cache: np.ndarray | None = None
-        if len(dataset) * 3 * self.side**2 <= cache_gib * GIB:
-            self.cache = self._decode_all()
+        if cache == "auto" and len(dataset) * 3 * self.side**2 > cache_gib * GIB:
+            cache = "none"
+        elif cache == "auto":
+            cache = "memory" if hardware.device.type == "cpu" else "device"
+        self.kept = cache
+        self.images: np.ndarray | Tensor | None = None
+        if cache == "none":
+            return
+        if cache_folder is None:
+            self.images = self._decode_all(np.empty(self._shape, dtype=np.uint8))
+        else:
+            path = self._cache_file(cache_folder)
+            if hardware.is_main:
+                self._refresh(path)
+            hardware.wait_for_everyone()
+            self.images = np.load(path, mmap_mode="r" if cache == "disk" else None)
+        if cache == "device":
+            self.images = torch.from_numpy(self.images).to(hardware.device)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -54,11 +96,20 @@ class FaceImages(Dataset):
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return one batch; PyTorch's loader calls this with the indices of a whole batch."""
-        images = self.cache[indices] if self.cache is not None else np.stack([self._decode(i) for i in indices])
-        targets = torch.as_tensor(np.array([np.asarray(self.dataset.target(index)) for index in indices]))
-        return Batch(torch.from_numpy(images), targets, torch.tensor(indices))
+        places = torch.as_tensor(indices)
+        if isinstance(self.images, Tensor):
+            images = self.images[places.to(self.images.device, non_blocking=True)]
+        elif self.images is not None:
+            images = torch.from_numpy(self.images[np.asarray(places)])
+        else:
+            images = torch.from_numpy(np.stack([self._decode(index) for index in places.tolist()]))
+        return Batch(images, self.dataset.targets(places.numpy()), places)
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return (len(self), 3, self.side, self.side)
 
     def _decode(self, index: int) -> np.ndarray:
         image = read_image(self.dataset.paths[index])
@@ -69,8 +120,7 @@ class FaceImages(Dataset):
             )
         return image.transpose(2, 0, 1)  # (3, side, side)
 
-    def _decode_all(self) -> np.ndarray:
-        images = np.empty((len(self), 3, self.side, self.side), dtype=np.uint8)
+    def _decode_all(self, images: np.ndarray) -> np.ndarray:
         errors = []
 
         def decode(index: int) -> None:
@@ -90,6 +140,42 @@ class FaceImages(Dataset):
             raise DatasetError(f"{len(errors)} of {len(self)} pictures of {self.dataset.name} cannot be read: {first}")
         return images
 
+    def _cache_file(self, folder: Path) -> Path:
+        """Name the file after the data set, the place it was read from, and the size of its pictures."""
+        place = hashlib.sha256(str(self.dataset.paths[0].absolute().parent).encode()).hexdigest()[:8]
+        name = "".join(letter if letter.isalnum() else "_" for letter in self.dataset.name)
+        return folder / f"{name}_{self.side}px_{place}.npy"
+
+    def _refresh(self, path: Path) -> None:
+        """Write the decoded pictures to `path`, unless they are there and no picture has changed since."""
+        fingerprint = self._fingerprint()
+        description = path.with_suffix(".json")
+        if path.exists() and description.exists():
+            found = json.loads(description.read_text())
+            if found == fingerprint:
+                return
+            print(f"{path}: the pictures have changed since it was written; it is written anew")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        description.unlink(missing_ok=True)  # a file without its description counts as unfinished
+
+        def write(temporary: Path) -> None:
+            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape)
+            self._decode_all(images).flush()
+
+        write_atomically(path, write)
+        write_atomically(description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n"))
+
+    def _fingerprint(self) -> dict[str, str | int]:
+        """Return what changes whenever a picture is added, removed, replaced or rewritten."""
+        digest = hashlib.sha256()
+        for path in self.dataset.paths:
+            try:
+                found = path.stat()
+                digest.update(f"{path.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            except FileNotFoundError:
+                digest.update(f"{path.name}\0missing\n".encode())  # decoding reports it
+        return {"faces": len(self), "pixels": self.side, "files": digest.hexdigest()}
+
 
 def _longest_side(path: Path) -> int:
     """Return a picture's longer side, or 0 where it cannot be read, which is reported when its turn comes."""
@@ -99,13 +185,59 @@ def _longest_side(path: Path) -> int:
         return 0
 
 
+class SharedBatches(Sampler[list[int]]):
+    """This process's share of every batch; the batches are the same for any number of processes.
+
+    Args:
+        num_faces: size of the data set.
+        batch_size: faces of a batch, over all processes together.
+        shuffle: draw a new order every epoch, from PyTorch's random state.
+        hardware: how many processes there are, and which is this one.
+    """
+
+    def __init__(self, num_faces: int, batch_size: int, shuffle: bool, hardware: Hardware) -> None:
+        if num_faces < hardware.processes or batch_size < hardware.processes:
+            raise ValueError(
+                f"{num_faces} faces in batches of {batch_size} cannot be shared by {hardware.processes} processes: "
+                "set batch_size, which counts the faces of all processes together, to at least their number"
+            )
+        self.shuffle, self.hardware = shuffle, hardware
+        starts = list(range(0, num_faces, batch_size))
+        if len(starts) > 1 and num_faces - starts[-1] < hardware.processes:
+            starts.pop()  # too few faces are left for all processes: they join the batch before
+        self.bounds = [*starts, num_faces]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def shares(self, batch: int) -> list[int]:
+        """Return how many faces of a batch each process has."""
+        faces, processes = self.bounds[batch + 1] - self.bounds[batch], self.hardware.processes
+        return [faces // processes + (rank < faces % processes) for rank in range(processes)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.bounds[-1])
+        if self.shuffle:
+            seed = self.hardware.shared_seed()
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
+            if not self.hardware.is_main:
+                torch.manual_seed(seed + self.hardware.rank)  # another augmentation in every process
+        for batch in range(len(self)):
+            shares = self.shares(batch)
+            begin = self.bounds[batch] + sum(shares[: self.hardware.rank])
+            yield order[begin : begin + shares[self.hardware.rank]].tolist()
+
+
 def make_loader(
     dataset: FaceDataset,
     image_size: int,
     batch_size: int,
     *,
     shuffle: bool,
+    hardware: Hardware | None = None,
+    cache: str = "auto",
     cache_gib: float = 4.0,
+    cache_folder: Path | None = None,
     num_workers: int | None = None,
 ) -> DataLoader:
     """Return a loader of `Batch`; the order of a shuffled one follows PyTorch's random state.
@@ -113,24 +245,25 @@ def make_loader(
     Args:
         dataset: what to read.
         image_size: height and width in pixels that the network is given.
-        batch_size: faces per batch; the last batch of an epoch may be smaller.
+        batch_size: faces per batch, over all processes; the last batch of an epoch may be of another size.
         shuffle: draw a new order every epoch.
-        cache_gib: see `FaceImages`.
-        num_workers: processes that decode while a step is computed, where pictures are not kept in memory; None for one
-            per core, at most 8.
+        hardware: where the batches go; default one process on the CPU.
+        cache, cache_gib, cache_folder: see `FaceImages`.
+        num_workers: processes that decode while a step is computed, where pictures are not kept; None for one per core,
+            at most 8.
     """
-    images = FaceImages(dataset, image_size, cache_gib)
-    if images.cache is not None:
+    hardware = hardware or Hardware(torch.device("cpu"))
+    images = FaceImages(dataset, image_size, cache, cache_gib, cache_folder, hardware)
+    if images.kept != "none":
         num_workers = 0
     elif num_workers is None:
         num_workers = min(8, os.cpu_count() or 1)
     return DataLoader(
         images,
-        batch_size,
-        shuffle=shuffle,
+        batch_sampler=SharedBatches(len(images), batch_size, shuffle, hardware),
         num_workers=num_workers,
         collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=hardware.device.type == "cuda" and images.kept != "device",
         persistent_workers=num_workers > 0,
     )
 

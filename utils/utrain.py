@@ -1,89 +1,57 @@
 """The mechanics of training: one epoch, one stage, one set of predictions."""
 
-import ctypes
-import platform
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from models.classifier import ExpressionClassifier, resize
 from models.diversity import DiversityLoss, describe_similarity
 from utils.ucheckpoint import Run
+from utils.uhardware import Hardware
 from utils.umetrics import class_indices
 
 Objective = Callable[[Any, Tensor], dict[str, Tensor]]
 """From a network's outputs and the labels to the named loss terms, whose sum is minimised."""
 
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first GPU where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        _keep_freed_memory()
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but PyTorch finds no CUDA GPU here; set device to 'cpu' or 'auto'")
-    return device
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library reuse freed memory instead of returning it to the system at every step.
-
-    A step frees and asks for the same gigabytes again; fetching them page by page takes a good part of its time.
-    """
-    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type that convolutions are computed in.
-
-    Args:
-        name: "float32", "bfloat16", or "auto" for bfloat16 where the device multiplies it natively.
-        device: where the network runs.
-    """
-    if name not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision is {name!r}; expected 'auto', 'float32' or 'bfloat16'")
-    if name == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.get_device_capability(device) >= (8, 0)
-        else:
-            found = torch.cpu.get_capabilities()
-            native = device.type == "cpu" and any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-        return torch.bfloat16 if native else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
-    """Return the context in which the network's convolutions run at `precision`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+LOOK_INTERVAL = 0.5
+"""Seconds between looks at the losses, each of which waits for the device."""
 
 
 def train_epoch(
     model: ExpressionClassifier,
     loader: DataLoader,
     *,
+    step_model: nn.Module | None = None,
     augment: nn.Module,
     objective: Objective,
     diversity: dict[str, DiversityLoss],
     optimizer: Optimizer,
-    device: torch.device,
-    precision: torch.dtype,
+    hardware: Hardware,
     description: str,
+    after_step: Callable[[], Any] = lambda: None,
 ) -> dict[str, float]:
     """Train on every batch once.
+
+    Args:
+        model: the network.
+        loader: from `utils.upipeline.make_loader`.
+        step_model: what `Hardware.prepare` made of the network; default the network itself.
+        augment: changes pictures (N, 3, H, W), float in [0, 1].
+        objective: sees the whole batch, gathered from all processes.
+        diversity: the terms whose similarity is recorded.
+        optimizer: of the network's weights.
+        hardware: see `utils.uhardware.choose_hardware`.
+        description: names the epoch in the progress bar and in errors.
+        after_step: called after every step of the optimizer.
 
     Returns:
         Means over the epoch: train_loss, its terms, train_accuracy, and similarity_<term> for each diversity term.
@@ -92,43 +60,92 @@ def train_epoch(
         FloatingPointError: when a loss is not finite; names the files of the batch.
     """
     model.train()
-    sums: dict[str, Tensor] = {}
-    faces = 0
-    with tqdm(total=len(loader.dataset), desc=description, unit=" images", leave=False, mininterval=0.5) as progress:
-        for batch in loader:
-            targets = batch.targets.to(device, non_blocking=True)
-            images = augment(resize(batch.images.to(device, non_blocking=True), model.image_size))
+    step_model = step_model or model
+    batches = loader.batch_sampler
+    means = _Means(hardware.device)
+    seen: list[Tensor] = []  # the places of every batch in the data set
+    looked = time.perf_counter()
+    progress = tqdm(
+        total=batches.bounds[-1], desc=description, unit=" images", leave=False, mininterval=LOOK_INTERVAL,
+        disable=not hardware.is_main,
+    )  # fmt: skip
+    with progress:
+        for number, batch in enumerate(loader):
+            shares = batches.shares(number)
+            seen.append(batch.indices)
+            images = augment(resize(hardware.place(batch.images), model.image_size))
+            images = images.contiguous(memory_format=hardware.memory_format)
+            targets = hardware.gather(hardware.place(batch.targets), shares)
             optimizer.zero_grad(set_to_none=True)
-            with autocast(device, precision):
-                outputs = model(images)
+            with hardware.autocast(), hardware.compiled_for(full_batch=number == 0 or shares == batches.shares(0)):
+                outputs = hardware.gather(step_model(images), shares)
                 terms = objective(outputs, targets)
             loss = sum(terms.values())
-            if not torch.isfinite(loss):
-                paths = loader.dataset.dataset.paths
-                names = ", ".join(str(paths[index]) for index in batch.indices)
-                values = ", ".join(f"{name} {term.item():.4g}" for name, term in terms.items())
-                raise FloatingPointError(
-                    f"the loss is not finite ({values}) in {description}; lower the learning rate or look at the "
-                    f"pictures of this batch: {names}. last.pt holds the state before this epoch"
-                )
-            loss.backward()
+            (loss * hardware.processes).backward()  # the processes' gradients are averaged
             optimizer.step()
+            after_step()
             with torch.no_grad():
                 predicted = model.combine(model.branch_logits(outputs)).argmax(dim=1)
                 measured = {"loss": loss, "accuracy": (predicted == class_indices(targets)).float().mean()}
                 measured |= {f"loss_{name}": term for name, term in terms.items()} if len(terms) > 1 else {}
                 measured |= {f"similarity_{name}": term.similarity for name, term in diversity.items()}
-            for name, value in measured.items():
-                sums[name] = sums.get(name, 0) + len(targets) * value.detach()
-            faces += len(targets)
-            progress.set_postfix(
-                loss=f"{sums['loss'].item() / faces:.3f}",
-                accuracy=f"{sums['accuracy'].item() / faces:.1%}",
-                refresh=False,
-            )
-            progress.update(len(targets))
-    means = {name: value.item() / faces for name, value in sums.items()}
-    return {name if name.startswith("similarity_") else f"train_{name}": value for name, value in means.items()}
+            means.add(measured, sum(shares))
+            if time.perf_counter() - looked > LOOK_INTERVAL or number == len(batches) - 1:
+                values, failed = means.look()
+                if failed is not None:
+                    _stop_for(failed, description, [loader.dataset.dataset.paths[i] for i in seen[failed.step]])
+                progress.set_postfix(loss=f"{values['loss']:.3f}", accuracy=f"{values['accuracy']:.1%}", refresh=False)
+                looked = time.perf_counter()
+            progress.update(sum(shares))
+    return {name if name.startswith("similarity_") else f"train_{name}": value for name, value in values.items()}
+
+
+class _Failure(NamedTuple):
+    """The first step of an epoch whose loss is not finite, and its values."""
+
+    step: int
+    values: dict[str, float]
+
+
+class _Means:
+    """Means over faces, kept on the device so that no step waits for it; `look` waits."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.names: list[str] = []
+        self.sums = torch.zeros((), device=device)
+        self.faces = self.steps = 0
+        self.first_failed = torch.full((), -1.0, device=device)
+        self.failed_values = torch.zeros((), device=device)
+
+    def add(self, measured: dict[str, Tensor], faces: int) -> None:
+        """Take the means of one batch of `faces`."""
+        self.names = list(measured)
+        values = torch.stack([value.detach().float().to(self.sums.device) for value in measured.values()])
+        new = (self.first_failed < 0) & ~values[0].isfinite()
+        self.failed_values = torch.where(new, values, self.failed_values)
+        self.first_failed = torch.where(new, float(self.steps), self.first_failed)
+        self.sums = self.sums + faces * values
+        self.faces += faces
+        self.steps += 1
+
+    def look(self) -> tuple[dict[str, float], _Failure | None]:
+        """Return the means so far, and the first step whose loss was not finite."""
+        failed, *values = torch.cat((self.first_failed[None], self.failed_values, self.sums)).tolist()
+        failed_values, sums = values[: len(self.names)], values[len(self.names) :]
+        means = {name: value / self.faces for name, value in zip(self.names, sums, strict=True)}
+        if failed < 0:
+            return means, None
+        return means, _Failure(int(failed), dict(zip(self.names, failed_values, strict=True)))
+
+
+def _stop_for(failed: _Failure, description: str, paths: list[Any]) -> None:
+    terms = ", ".join(
+        f"{name.removeprefix('loss_')} {value:.4g}" for name, value in failed.values.items() if name.startswith("loss_")
+    )
+    raise FloatingPointError(
+        f"the loss is not finite ({terms or 'one term'}) in {description}; lower the learning rate or look at the "
+        f"pictures of this batch: {', '.join(map(str, paths))}. last.pt holds the state before this epoch"
+    )
 
 
 class Predictions(NamedTuple):
@@ -140,28 +157,29 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
-def predict_dataset(
-    model: ExpressionClassifier, loader: DataLoader, device: torch.device, precision: torch.dtype
-) -> Predictions:
+def predict_dataset(model: ExpressionClassifier, loader: DataLoader, hardware: Hardware) -> Predictions:
     """Score every face of a loader with every branch, in evaluation mode; the result lies on the CPU."""
     model.eval()
+    batches = loader.batch_sampler
     logits, targets, indices = [], [], []
-    progress = tqdm(loader, desc=f"score {loader.dataset.dataset.name}", unit=" batches", leave=False, mininterval=0.5)
-    for batch in progress:
-        images = resize(batch.images.to(device, non_blocking=True), model.image_size)
-        with autocast(device, precision):
-            outputs = model(images)
-        logits.append(model.branch_logits(outputs).float().cpu())
-        targets.append(class_indices(batch.targets))
-        indices.append(batch.indices)
-    return Predictions(torch.cat(logits, dim=1), torch.cat(targets), torch.cat(indices))
+    progress = tqdm(
+        loader, desc=f"score {loader.dataset.dataset.name}", unit=" batches", leave=False, mininterval=LOOK_INTERVAL,
+        disable=not hardware.is_main,
+    )  # fmt: skip
+    for number, batch in enumerate(progress):
+        images = resize(hardware.place(batch.images), model.image_size)
+        with hardware.autocast(), hardware.compiled_for(full_batch=False):
+            outputs = model(images.contiguous(memory_format=hardware.memory_format))
+        shares = batches.shares(number)
+        logits.append(hardware.gather(model.branch_logits(outputs).float(), shares))
+        targets.append(hardware.gather(hardware.place(class_indices(batch.targets)), shares))
+        indices.append(hardware.gather(hardware.place(batch.indices), shares))
+    return Predictions(torch.cat(logits, dim=1).cpu(), torch.cat(targets).cpu(), torch.cat(indices).cpu())
 
 
-def validate(
-    model: ExpressionClassifier, loader: DataLoader, device: torch.device, precision: torch.dtype
-) -> dict[str, float]:
+def validate(model: ExpressionClassifier, loader: DataLoader, hardware: Hardware) -> dict[str, float]:
     """Return loss (per face, of the ensemble) and accuracy of the ensemble and of each branch."""
-    branch_logits, targets, _ = predict_dataset(model, loader, device, precision)
+    branch_logits, targets, _ = predict_dataset(model, loader, hardware)
     probabilities = model.combine(branch_logits)
     correct = branch_logits.argmax(dim=2) == targets
     return {
@@ -185,46 +203,85 @@ def train_stage(
     augment: nn.Module,
     objective: Objective,
     diversity: dict[str, DiversityLoss],
-    device: torch.device,
-    precision: torch.dtype,
+    hardware: Hardware,
+    scheduler_interval: Literal["epoch", "step"] = "epoch",
+    weight_averaging: float = 0.0,
 ) -> None:
     """Train a stage to its end, from wherever the run stands, and leave the stage's best network in `model`.
 
     After every epoch `last.pt` and `history.csv` are written. Every `validation_interval` epochs, and after the last,
     the network is validated, and written to `best.pt` when its accuracy is higher than any before in this stage.
+
+    Args beside those of `train_epoch`:
+        run: where the experiment stands, and where it is written.
+        stage: number of this stage.
+        num_epochs: length of the stage.
+        validation_interval: epochs between validations.
+        validation: the faces that the best epoch is chosen by.
+        scheduler: of the learning rates.
+        scheduler_interval: whether the scheduler counts epochs or steps.
+        weight_averaging: decay per step of a moving average of the weights (Polyak and Juditsky 1992), which is then
+            what is validated and kept; 0 for the weights themselves.
     """
     warned = {name for row in run.history for name in diversity if describe_similarity(name, _recorded(row, name))}
-    done = run.begin_stage(stage, model, optimizer, scheduler)
+    average = None
+    if weight_averaging:
+        average = AveragedModel(model, multi_avg_fn=_moving_average(weight_averaging), use_buffers=True)
+    kept = average.module if average else model
+    done = run.begin_stage(stage, model, optimizer, scheduler, average)
+    step_model = hardware.prepare(model, steps=(num_epochs - done) * len(train))
+
+    def after_step() -> None:
+        if scheduler_interval == "step":
+            scheduler.step()
+        if average:
+            average.update_parameters(model)
+
     for epoch in range(done + 1, num_epochs + 1):
         began = time.perf_counter()
         row: dict[str, Any] = {"stage": stage, "epoch": epoch, "learning_rate": max(scheduler.get_last_lr())}
         row |= train_epoch(
             model,
             train,
+            step_model=step_model,
             augment=augment,
             objective=objective,
             diversity=diversity,
             optimizer=optimizer,
-            device=device,
-            precision=precision,
+            hardware=hardware,
             description=f"stage {stage}, epoch {epoch}/{num_epochs}",
+            after_step=after_step,
         )
         row["images_per_second"] = len(train.dataset) / (time.perf_counter() - began)
-        scheduler.step()
+        if scheduler_interval == "epoch":
+            scheduler.step()
         if epoch % validation_interval == 0 or epoch == num_epochs:
-            row |= validate(model, validation, device, precision)
+            row |= validate(kept, validation, hardware)
             if row["validation_accuracy"] > run.best:
                 run.best = row["validation_accuracy"]
-                run.save_best(model, stage=stage, epoch=epoch, num_epochs=num_epochs, validation_accuracy=run.best)
+                run.save_best(kept, stage=stage, epoch=epoch, num_epochs=num_epochs, validation_accuracy=run.best)
         run.history.append(row)
-        run.save_last(epoch, model, optimizer, scheduler)
+        run.save_last(epoch, model, optimizer, scheduler, average)
         tqdm.write(_epoch_line(row, num_epochs))
         for name in diversity:
             message = describe_similarity(name, _recorded(row, name))
             if message and name not in warned:
                 warnings.warn(message, stacklevel=2)
                 warned.add(name)
+    hardware.wait_for_everyone()  # the first process has written best.pt
     run.load_best(model)
+
+
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
+    """Return the update of averaged tensors; BatchNorm's statistics are averaged too, whole numbers are copied."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], _: Any) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
 
 
 def _recorded(row: dict[str, Any], name: str) -> float:

@@ -1,0 +1,1 @@
+"""What makes the speed tables: `python -m benchmarks`."""

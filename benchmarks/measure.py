@@ -1,0 +1,289 @@
+"""One measurement of one variant in a process of its own: `python -m benchmarks.measure NAME VARIANT DEVICE`.
+
+VARIANT is "plain" (benchmarks/plain.py) or "ours" (what the scripts do). Prints one line of JSON, see `Measurement`.
+"""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import kornia.augmentation as K
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import plain
+from models import optimize_for_inference
+from models.classifier import resize
+from models.diversity import DiversityLoss
+from models.esr import ESR
+from models.manet import MANet
+from utils.udata import FERPlus, pre_process_affect_net
+from utils.udemo import draw_photograph
+from utils.udemosets import write_fer_plus
+from utils.uhardware import Hardware, choose_hardware
+from utils.upipeline import make_loader
+
+REAL_FERPLUS = Path("data/FER_2013/Dataset")
+MS_PER_S = 1000
+
+
+@dataclass
+class Measurement:
+    """Seconds of every repetition, what one repetition gets done, and what it took.
+
+    Attributes:
+        seconds: one entry per repetition, after the warm-up.
+        units: images (or losses, or starts) per repetition.
+        first: seconds of the first call, which compiles where there is something to compile.
+        peak_mib: highest memory of the process, or of the GPU where there is one.
+        flop: floating-point operations of matrix products and convolutions in one repetition, 0 where not counted.
+    """
+
+    seconds: list[float]
+    units: int
+    first: float
+    peak_mib: float
+    flop: int = 0
+
+
+def timed(function: Callable[[], object], units: int, device: torch.device, repetitions: int, flop: int = 0):
+    """Call a function once to warm up and `repetitions` times under the clock."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    first = once()
+    once()
+    seconds = [once() for _ in range(repetitions)]
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return Measurement(seconds, units, first, peak, flop)
+
+
+def hardware_of(variant: str, device: str) -> Hardware:
+    """Return what a variant computes with."""
+    if variant == "plain":
+        return Hardware(torch.device(device))
+    return choose_hardware(device, compile="on")
+
+
+def training_step(network: str, batch_size: int, variant: str, device: str, branches: int = 9) -> Measurement:
+    """Measure forward, loss, backward and optimizer step on a batch that is there already."""
+    hardware = hardware_of(variant, device)
+    torch.manual_seed(0)
+    model = ESR(branches) if network == "esr" else MANet()
+    images = torch.rand(batch_size, 3, model.image_size, model.image_size)
+    images = images.to(hardware.device).contiguous(memory_format=hardware.memory_format)
+    targets = torch.randint(0, len(model.labels), (batch_size,), device=hardware.device)
+    if variant == "plain":
+        step_model = model.to(hardware.device)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+        objective = plain.esr_loss if network == "esr" else plain.manet_loss
+    else:
+        step_model = hardware.prepare(model, steps=10**6)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=True)
+        diversity = [DiversityLoss("det", "median") for _ in range(3)]
+
+        def objective(outputs, targets):
+            if network == "esr":
+                loss = sum(F.cross_entropy(logits, targets) for logits in outputs.logits)
+                return loss + diversity[0](outputs.spatial_attention) + diversity[1](outputs.channel_attention)
+            local = outputs.local_features
+            loss = 0.6 * F.cross_entropy(outputs.local_logits, targets)
+            loss = loss + 0.4 * F.cross_entropy(outputs.global_logits, targets)
+            maps = (local.mean(dim=2), local.mean(dim=(3, 4)), outputs.global_features)
+            return loss + sum(term(features) for term, features in zip(diversity, maps, strict=True))
+
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with hardware.autocast():
+            loss = objective(step_model(images), targets)
+        loss.backward()
+        optimizer.step()
+
+    return timed(step, batch_size, hardware.device, 5 if device == "cpu" else 30, flop_of(model, images, training=True))
+
+
+def flop_of(model: torch.nn.Module, images: torch.Tensor, training: bool) -> int:
+    """Count the operations of one forward pass on this batch, and twice as many for the backward pass."""
+    meta = FlopCounterMode(display=False)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), meta:
+        model(images[:1])
+    return meta.get_total_flops() * len(images) * (3 if training else 1)
+
+
+def inference(network: str, batch_size: int, variant: str, device: str) -> Measurement:
+    """Measure `predict` of pictures that lie in memory as uint8."""
+    hardware = hardware_of(variant, device)
+    torch.manual_seed(0)
+    model = (ESR(9) if network == "esr" else MANet()).to(hardware.device).eval()
+    images = torch.randint(0, 256, (batch_size, 3, model.image_size, model.image_size), dtype=torch.uint8)
+    flop = flop_of(model, images.to(hardware.device) / 255, training=False)
+    if variant == "ours":
+        model = optimize_for_inference(model, hardware.precision)
+    function = lambda: model.predict(images).cpu()  # noqa: E731
+    return timed(function, batch_size, hardware.device, 10 if device == "cpu" else 50, flop)
+
+
+def diversity_loss(branches: int, variant: str, device: str) -> Measurement:
+    """Measure the channel term and its gradient: 512 values per branch and face, 32 faces, 20 times."""
+    hardware = hardware_of(variant, device)
+    torch.manual_seed(0)
+    features = torch.rand(branches, 32, 512, device=hardware.device, requires_grad=True)
+    loss = DiversityLoss("det", 10.0)
+
+    def once() -> None:
+        for _ in range(20):
+            features.grad = None
+            value = (
+                loss(features) if variant == "ours" else -torch.linalg.det(plain.similarity_matrix_in_pairs(features))
+            )
+            value.backward()
+
+    return timed(once, 20, hardware.device, 10)
+
+
+def faces_on_disk(folder: Path) -> Path:
+    """Return the real FER+ faces where they lie in the project's place, else drawn ones."""
+    return REAL_FERPLUS if REAL_FERPLUS.is_dir() else write_fer_plus(folder / "ferplus", images_per_class=250)
+
+
+def input_pipeline(num_faces: int, variant: str, device: str) -> Measurement:
+    """Measure one pass over `num_faces` training faces: decoded or fetched, resized to 96 pixels, augmented."""
+    hardware = hardware_of(variant, device)
+    with tempfile.TemporaryDirectory() as folder:
+        faces = FERPlus(faces_on_disk(Path(folder)), "train")
+        faces = faces.subset(range(min(num_faces, len(faces))))
+        if variant == "plain":
+            loader = plain.loader(faces, 96, 32)
+
+            def epoch() -> None:
+                for images, _ in loader:
+                    images.to(hardware.device)
+
+        else:
+            loader = make_loader(faces, 96, 32, shuffle=True, hardware=hardware)
+            augment = K.AugmentationSequential(
+                K.ColorJitter(brightness=0.5, contrast=0.5),
+                K.RandomHorizontalFlip(p=0.5),
+                K.RandomAffine(30, (0.1, 0.1), (1.0, 1.25), p=1.0),
+            )
+
+            def epoch() -> None:
+                for batch in loader:
+                    augment(resize(hardware.place(batch.images), 96))
+
+        return timed(epoch, len(faces), hardware.device, 3)
+
+
+START = """
+import time; began = time.perf_counter()
+import sys; from pathlib import Path
+import esr_ferplus as script
+from utils.uhardware import choose_hardware
+from utils.upipeline import make_loader
+from utils.udata import FERPlus
+root, cache, device = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+hardware = choose_hardware(device)
+loader = make_loader(FERPlus(root, "train"), 96, 32, shuffle=True, hardware=hardware, cache_folder=cache)
+hardware.place(next(iter(loader)).images)
+print("seconds", time.perf_counter() - began)
+"""
+
+
+def first_batch(warm: bool, variant: str, device: str) -> Measurement:
+    """Measure from the start of the interpreter's work to the first FER+ batch on the device, imports included."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, cache = faces_on_disk(Path(folder)), Path(folder) / "cache"
+
+        def start() -> None:
+            if not warm:
+                shutil.rmtree(cache, ignore_errors=True)
+            subprocess.run([sys.executable, "-c", START, root, cache, device], check=True, capture_output=True)
+
+        return timed(start, 1, torch.device("cpu"), 3)
+
+
+def preprocessing(variant: str, device: str) -> Measurement:
+    """Measure 224-pixel crops of 64 photographs of 1,000 x 1,000 pixels, faces 450 to 900 pixels wide."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = folder / "Manually_Annotated_Images" / "1"
+        images.mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        rows = [
+            "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+        ]
+        for number in range(64):
+            side = int(rng.integers(450, 900))
+            x, y = (int(value) for value in rng.integers(0, 1000 - side, 2))
+            picture = draw_photograph([(number % 8, number, number)], [(x, y, side, side)], 1000, 1000, seed=number)
+            write_jpeg(images / f"{number}.jpg", picture.image)
+            rows.append(f"1/{number}.jpg,{x},{y},{side},{side},0;0,{number % 8},0.1,0.2")
+        (folder / "training.csv").write_text("\n".join(rows) + "\n")
+
+        def convert() -> None:
+            target = Path(tempfile.mkdtemp(dir=folder))
+            if variant == "plain":
+                plain.preprocess(folder / "training.csv", images.parent, target, 224)
+            else:
+                pre_process_affect_net(folder, folder, target, 1, 224)
+
+        return timed(convert, 64, torch.device("cpu"), 5)
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """Write a picture (H, W, 3), RGB, as a camera would."""
+    import cv2
+
+    cv2.imwrite(str(path), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def matrix_product(variant: str, device: str) -> Measurement:
+    """Measure the product of two large matrices: the yardstick of the FLOP/s columns; bfloat16 for "ours"."""
+    hardware = hardware_of(variant, device)
+    side = 2048 if device == "cpu" else 8192
+    a = torch.randn(side, side, device=hardware.device, dtype=hardware.precision)
+    return timed(lambda: a @ a, 1, hardware.device, 10, 2 * side**3)
+
+
+def measurements(device: str) -> dict[str, Callable[[str, str], Measurement]]:
+    """Return every measurement by name."""
+    found: dict[str, Callable[[str, str], Measurement]] = {"matrix product": matrix_product}
+    for network, name, on_cpu in (("esr", "ESR-9", 32), ("manet", "MA-Net", 16)):
+        for n in (on_cpu,) if device == "cpu" else (32, 128, 512):
+            found[f"{name} training step, {n} faces"] = lambda v, d, w=network, n=n: training_step(w, n, v, d)
+        for n in (1, 32, 256):
+            found[f"{name} inference, {n} faces"] = lambda v, d, w=network, n=n: inference(w, n, v, d)
+    for branches in (2, 4, 9, 15):
+        found[f"diversity loss, {branches} branches"] = lambda v, d, b=branches: diversity_loss(b, v, d)
+    for faces in (1000, 2000, 4000):
+        found[f"input pipeline, {faces:,} faces"] = lambda v, d, n=faces: input_pipeline(n, v, d)
+    found["first batch of FER+, cold"] = lambda v, d: first_batch(False, v, d)
+    found["first batch of FER+, warm"] = lambda v, d: first_batch(True, v, d)
+    found["preprocessing, 224 pixels"] = preprocessing
+    for branches in (1, 3, 5, 7, 9, 12, 15):
+        found[f"growth: ESR-{branches} training step"] = lambda v, d, b=branches: training_step("esr", 32, v, d, b)
+    return found
+
+
+if __name__ == "__main__":
+    name, variant, device = sys.argv[1:4]
+    print(json.dumps(asdict(measurements(device)[name](variant, device))))

@@ -1,0 +1,89 @@
+"""What every measurement is compared with: the same computation written plainly.
+
+Float32, eager, contiguous; similarity pair by pair; one decode per access, in the main process; photographs decoded
+whole, one after the other. Nothing here is used by the experiments.
+"""
+
+import csv
+from pathlib import Path
+
+import cv2
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from utils.udata import FaceDataset
+
+
+def similarity_matrix_in_pairs(features: Tensor, gamma: float = 10.0) -> Tensor:
+    """Return the similarity (B, B) of features (B, N, ...), one pair of branches at a time over all faces."""
+    B = len(features)
+    similarity = torch.eye(B, dtype=features.dtype, device=features.device)
+    for i in range(B):
+        for j in range(B):
+            if i != j:
+                distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
+                similarity[i, j] = torch.exp(-gamma * distances).mean()
+    return similarity
+
+
+def esr_loss(outputs, targets: Tensor, gamma: float = 10.0) -> Tensor:
+    """Return the cross-entropies of all branches and both diversity terms."""
+    loss = sum(F.cross_entropy(logits, targets) for logits in outputs.logits)
+    for maps in (outputs.spatial_attention, outputs.channel_attention):
+        loss = loss - torch.linalg.det(similarity_matrix_in_pairs(maps, gamma))
+    return loss
+
+
+def manet_loss(outputs, targets: Tensor, gamma: float = 10.0, beta: float = 0.6) -> Tensor:
+    """Return the weighted cross-entropies of both branches and the three diversity terms."""
+    loss = beta * F.cross_entropy(outputs.local_logits, targets)
+    loss = loss + (1 - beta) * F.cross_entropy(outputs.global_logits, targets)
+    local = outputs.local_features
+    for maps in (local.mean(dim=2), local.mean(dim=(3, 4)), outputs.global_features):
+        loss = loss - torch.linalg.det(similarity_matrix_in_pairs(maps, gamma))
+    return loss
+
+
+class DecodedAtEveryAccess(Dataset):
+    """A data set that opens, resizes and augments each face when it is asked for."""
+
+    def __init__(self, faces: FaceDataset, image_size: int) -> None:
+        self.faces = faces
+        self.transform = v2.Compose(
+            [
+                v2.Resize((image_size, image_size), antialias=True),
+                v2.ColorJitter(brightness=0.5, contrast=0.5),
+                v2.RandomHorizontalFlip(),
+                v2.RandomAffine(30, translate=(0.1, 0.1), scale=(1.0, 1.25)),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.faces[index]
+        return self.transform(image), label
+
+
+def loader(faces: FaceDataset, image_size: int, batch_size: int) -> DataLoader:
+    """Return batches in a random order, assembled face by face."""
+    return DataLoader(DecodedAtEveryAccess(faces, image_size), batch_size, shuffle=True)
+
+
+def preprocess(table: Path, photographs: Path, destination: Path, image_size: int) -> int:
+    """Cut the faces of an AffectNet table out of its photographs, one after the other; returns how many."""
+    destination.mkdir(parents=True, exist_ok=True)
+    with table.open(newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            image = cv2.imread(str(photographs / row["subDirectory_filePath"]))
+            top, left = max(int(row["face_y"]), 0), max(int(row["face_x"]), 0)
+            bottom = int(row["face_y"]) + int(row["face_height"])
+            right = int(row["face_x"]) + int(row["face_width"])
+            face = cv2.resize(image[top:bottom, left:right], (image_size, image_size), interpolation=cv2.INTER_AREA)
+            cv2.imwrite(str(destination / f"{number:07d}.jpg"), face, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return number + 1

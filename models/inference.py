@@ -1,0 +1,37 @@
+"""Makes a trained network faster to apply, at the price that it can no longer be trained."""
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.classifier import ExpressionClassifier
+
+Classifier = TypeVar("Classifier", bound=ExpressionClassifier)
+
+
+def optimize_for_inference(model: Classifier, precision: torch.dtype = torch.float32) -> Classifier:
+    """Return a copy of a network that gives the same probabilities in less time, and cannot be trained.
+
+    Every BatchNorm is folded into the convolution before it, weights lie in channels_last order, and are kept in
+    `precision`. In float32 the probabilities agree with the network's own to 1e-5, in bfloat16 to 1e-2.
+
+    Args:
+        model: the trained network; it is left as it is.
+        precision: float32, or bfloat16 for hardware that multiplies it natively.
+    """
+    optimized = deepcopy(model).eval().requires_grad_(False)
+    for module in list(optimized.modules()):
+        for name, child in list(module.named_children()):
+            # a convolution "conv<x>" is followed by "bn<x>", and the n-th part of a Sequential by the next
+            norm_name = str(int(name) + 1) if name.isdigit() else name.replace("conv", "bn", 1)
+            norm = dict(module.named_children()).get(norm_name)
+            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(child, norm))
+                setattr(module, norm_name, nn.Identity())
+    mean, std = optimized.input_mean, optimized.input_std
+    optimized.to(precision, memory_format=torch.channels_last)
+    optimized.input_mean, optimized.input_std = mean, std  # pictures are normalised in float32
+    return optimized

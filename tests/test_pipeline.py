@@ -1,0 +1,124 @@
+"""Decoded once, kept or streamed, shared by processes: the batches are always the same ones."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from utils.udata import AffectNet, DatasetError, FERPlus
+from utils.udemosets import write_affectnet, write_fer_plus
+from utils.uhardware import Hardware
+from utils.upipeline import FaceImages, SharedBatches, make_loader
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> AffectNet:
+    root = write_affectnet(tmp_path_factory.mktemp("drawn") / "affectnet", images_per_class=4, validation_per_class=1)
+    return AffectNet(root, "train")
+
+
+def folder_of_pictures(root, count):
+    folder = root / "Validation" / "0"
+    folder.mkdir(parents=True)
+    for index in range(count):
+        cv2.imwrite(str(folder / f"{index:07d}_{index % 8}_0_0.jpg"), np.full((20, 20, 3), 10 * index, np.uint8))
+    return folder
+
+
+def test_wherever_pictures_are_kept_the_batches_are_the_same(faces, tmp_path):
+    kinds = {kind: FaceImages(faces, 48, kind, cache_folder=tmp_path) for kind in ("memory", "disk", "none")}
+    assert isinstance(kinds["disk"].images, np.memmap) and kinds["none"].images is None
+    batches = [images.__getitems__([3, 1, 30]) for images in kinds.values()]
+    assert batches[0].images.shape == (3, 3, 48, 48) and batches[0].images.dtype == torch.uint8
+    assert batches[0].targets.tolist() == [faces.target(3), faces.target(1), faces.target(30)]
+    for other in batches[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(batches[0], other, strict=True))
+    assert FaceImages(faces, 224, "memory").side == 96, "small pictures are enlarged later"
+    assert FaceImages(faces, 48, "auto", cache_gib=0).kept == "none"
+    assert FaceImages(faces, 48, "auto").kept == "memory"
+
+
+def test_a_cache_of_changed_pictures_is_noticed_and_rebuilt(tmp_path, capsys):
+    folder = folder_of_pictures(tmp_path, 8)
+    cache = tmp_path / "cache"
+
+    def read(index=3):
+        return int(FaceImages(AffectNet(tmp_path, "validation"), 20, "disk", cache_folder=cache).images[index].mean())
+
+    assert read() == 30
+    written = next(cache.glob("*.npy"))
+    before = written.stat().st_mtime_ns
+    assert read() == 30 and written.stat().st_mtime_ns == before, "an unchanged cache is not written again"
+    assert "anew" not in capsys.readouterr().out
+    changed = folder / "0000003_3_0_0.jpg"
+    found = changed.stat()
+    cv2.imwrite(str(changed), np.full((20, 20, 3), 99, np.uint8))
+    os.utime(changed, ns=(found.st_atime_ns, found.st_mtime_ns + 1_000_000))
+    assert read() == 99 and "written anew" in capsys.readouterr().out
+    (folder / "0000000_0_0_0.jpg").unlink()
+    assert read(0) == 10 and len(list(cache.iterdir())) == 2
+    next(cache.glob("*.json")).unlink()  # as after a kill between the two files
+    assert read(0) == 10
+    assert json.loads(next(cache.glob("*.json")).read_text())["faces"] == 7
+
+
+def test_unreadable_pictures_are_counted_and_named_and_leave_no_cache(tmp_path):
+    folder = folder_of_pictures(tmp_path, 12)
+    for index in (4, 7):
+        (folder / f"{index:07d}_{index % 8}_0_0.jpg").write_bytes(b"")
+    dataset = AffectNet(tmp_path, "validation")
+    with pytest.raises(DatasetError, match=r"2 of 12 pictures .*0000004_4_0_0\.jpg \(0 bytes\)"):
+        make_loader(dataset, 8, 4, shuffle=False, cache_folder=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.npy"))
+
+
+def test_every_face_comes_once_and_the_order_follows_the_random_state(faces):
+    orders = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        orders.append(torch.cat([batch.indices for batch in make_loader(faces, 48, 5, shuffle=True)]).tolist())
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(32))
+    streamed = make_loader(faces, 48, 5, shuffle=False, cache="none", num_workers=1)
+    assert torch.cat([batch.indices for batch in streamed]).tolist() == list(range(32))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_faces", [32, 33, 45, 7])
+def test_processes_share_the_batches_of_one(processes, num_faces):
+    def batches(rank, processes):
+        torch.manual_seed(5)
+        sampler = SharedBatches(num_faces, 8, True, Hardware(CPU, rank=rank))  # alone, so that it draws its own seed
+        sampler.hardware = Hardware(CPU, rank=rank, processes=1)
+        sampler.bounds = SharedBatches(num_faces, 8, True, Hardware(CPU, processes=processes)).bounds
+        drawn = list(sampler)
+        sampler.hardware = Hardware(CPU, rank=rank, processes=processes)
+        return drawn, [sampler.shares(number) for number in range(len(sampler))]
+
+    whole, shares = batches(0, processes)
+    assert sorted(index for batch in whole for index in batch) == list(range(num_faces))
+    assert [sum(share) for share in shares] == [len(batch) for batch in whole]
+    assert all(min(share) >= 1 and max(share) - min(share) <= 1 for share in shares)
+    assert all(len(batch) == 8 for batch in whole[:-1]) and len(whole[-1]) < 8 + processes
+
+
+def test_too_many_processes_are_refused():
+    with pytest.raises(ValueError, match="cannot be shared by 4 processes: set batch_size"):
+        SharedBatches(100, 2, True, Hardware(CPU, processes=4))
+
+
+def test_labels_of_a_batch(tmp_path):
+    root = write_fer_plus(tmp_path / "ferplus", images_per_class=4, validation_per_class=1, test_per_class=1)
+    for rule in FERPlus.RULES:
+        dataset = FERPlus(root, "train", rule)
+        targets = next(iter(make_loader(dataset, 48, 16, shuffle=False))).targets
+        assert targets.shape == ((16,) if rule in ("majority", "probability") else (16, 8))
+        if rule == "probability":
+            possible = dataset.labels[np.arange(16), targets.numpy()]
+            assert (possible > 0).all()
+        else:
+            assert targets.tolist() == dataset.labels[:16].tolist()

@@ -1,0 +1,188 @@
+"""Where and how a network is computed: device, precision, memory format, compiled code, and several processes."""
+
+import ctypes
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.classifier import ExpressionClassifier
+
+COMPILE_AFTER = {"cpu": 1500, "cuda": 3000}
+"""Steps from which compiling pays for itself ("auto"); benchmarks/ measures the gain of a step and the cost."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What `choose_hardware` found and was asked for; see there.
+
+    Attributes:
+        device: where the network of this process runs.
+        precision: type that convolutions and matrix products are computed in.
+        memory_format: order of the dimensions of pictures and weights in memory.
+        compile: "on", "off", or "auto" to compile where there are enough steps ahead.
+        rank: number of this process; 0 writes and speaks.
+        processes: how many share the work.
+    """
+
+    device: torch.device
+    precision: torch.dtype = torch.float32
+    memory_format: torch.memory_format = torch.contiguous_format
+    compile: str = "off"
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context in which convolutions and matrix products run at `precision`."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Bring pictures or labels to the device, without waiting for it."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def prepare(self, model: ExpressionClassifier, steps: int) -> nn.Module:
+        """Return what a training step calls: the network on its device, compiled and shared over processes as asked.
+
+        Args:
+            model: the network; its weights stay where they are, in the memory format chosen.
+            steps: training steps ahead, for `compile="auto"`.
+        """
+        model.to(self.device, memory_format=self.memory_format)
+        if self.compile == "on" or (self.compile == "auto" and steps >= COMPILE_AFTER.get(self.device.type, steps + 1)):
+            for region in model.regions():
+                region.compile(dynamic=False)
+        if self.processes == 1:
+            return model
+        if self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def compiled_for(self, full_batch: bool) -> AbstractContextManager:
+        """Return the context of a step: batches of another size than the full one are not worth compiling for."""
+        return nullcontext() if full_batch else torch.compiler.set_stance("force_eager")
+
+    def gather(self, values: Any, shares: Sequence[int]) -> Any:
+        """Join the shares that all processes have of a batch; the gradient flows into this process's own share.
+
+        Args:
+            values: a tensor, None, or a NamedTuple of them. Faces lie in the first dimension of labels (N,) and scores
+                (N, K), in the second of whatever has more dimensions: (B, N, ...).
+            shares: faces that each process holds, in the order of the processes.
+        """
+        if self.processes == 1 or values is None:
+            return values
+        if isinstance(values, tuple):
+            return type(values)(*(self.gather(value, shares) for value in values))
+        dimension = 0 if values.ndim < 3 else 1
+        rows = values.movedim(dimension, 0)
+        padded = rows.new_zeros((max(shares), *rows.shape[1:]))
+        padded[: len(rows)] = rows.detach()
+        gathered = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(gathered, padded)
+        parts = [part[:count] for part, count in zip(gathered, shares, strict=True)]
+        parts[self.rank] = rows
+        return torch.cat(parts).movedim(0, dimension)
+
+    def shared_seed(self) -> int:
+        """Draw a number from PyTorch's random state that is the same in all processes: the first one's."""
+        seed = torch.randint(2**62, ())
+        if self.processes > 1:
+            seed = self.place(seed)
+            dist.broadcast(seed, src=0)
+        return int(seed)
+
+    def wait_for_everyone(self) -> None:
+        """Return when all processes have come here."""
+        if self.processes > 1:
+            dist.barrier()
+
+
+def choose_hardware(
+    device: str = "auto", precision: str = "auto", compile: str = "auto", memory_format: str = "auto"
+) -> Hardware:
+    """Find out where and how to compute; started by `torchrun` or `accelerate launch`, join the other processes.
+
+    Args:
+        device: "auto" for the first GPU where there is one, else the CPU; or a name such as "cpu" or "cuda:1".
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device multiplies it natively.
+        compile: "on", "off", or "auto": `torch.compile` where a compiler is at hand and enough steps are ahead.
+        memory_format: "contiguous", "channels_last", or "auto", which is channels_last.
+
+    Raises:
+        ValueError: for other values, and for a GPU that PyTorch does not find.
+    """
+    choices = {
+        "precision": (precision, ("auto", "float32", "bfloat16")),
+        "compile": (compile, ("auto", "on", "off")),
+        "memory_format": (memory_format, ("auto", "contiguous", "channels_last")),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but PyTorch finds no CUDA GPU here; set device to 'cpu' or 'auto'")
+    rank, processes = 0, int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        from accelerate import PartialState  # seconds of import that a single process does not need
+
+        state = PartialState(cpu=place.type == "cpu")
+        rank, place = state.process_index, state.device
+        if rank > 0:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the first process speaks for all, to the end
+    if place.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        _keep_freed_memory()
+    native = place.type in ("cpu", "cuda") and _multiplies_bfloat16(place)
+    bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
+    if compile == "auto" and (processes > 1 or not _can_compile(place)):
+        compile = "off"
+    return Hardware(
+        place,
+        torch.bfloat16 if bfloat16 else torch.float32,
+        torch.contiguous_format if memory_format == "contiguous" else torch.channels_last,
+        compile,
+        rank,
+        processes,
+    )
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Tell whether what `torch.compile` hands its code to is there: a C++ compiler, or Triton on a GPU of its range."""
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library reuse freed memory instead of returning it to the system at every step.
+
+    A step frees and asks for the same gigabytes again; fetching them page by page takes a good part of its time.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
