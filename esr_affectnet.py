@@ -9,13 +9,14 @@ Run:  python esr_affectnet.py                 train with the variables below; ru
       python esr_affectnet.py --demo          the same on drawn faces, about two minutes on two CPU cores
       python esr_affectnet.py --help          every variable as a flag
 Writes checkpoint/esr_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, curves.png,
-confusion_matrix.png.
+confusion_matrix.png; with affect, affect_metrics.json.
 Accuracy on Validation, 8 classes: 59.3 for ESR-9, 60.02 diversified, in the papers. Measured here: needs the licensed
 data set.
 """
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ import tyro
 from models import load_pretrained
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
+from utils.uaffect import affect_loss, report_affect, validate_affect
 from utils.ucheckpoint import Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.udemosets import write_affectnet
@@ -56,11 +58,14 @@ class Experiment:
     # Network
     path_to_pretrained_network: Path | None = None  # a trained ESR to go on from; None grows one from scratch
     num_branches_trained_network: int = 9  # branches in the end
+    affect: bool = False  # after the emotions, train a valence and arousal head on every branch, and nothing else
     # Schedule: SGD, momentum 0.9
     max_training_epoch: int = 50  # epochs of the first branch
     max_finetune_epoch: int = 20  # epochs of each further branch, together with all before it
     lr_new: float = 0.1  # newest branch, and the base beside the first one
     lr_trained: float = 0.01  # everything trained before
+    max_affect_epoch: int = 10  # epochs of the valence and arousal heads
+    lr_affect: float = 0.1  # of the valence and arousal heads
     lr_decay: float = 0.5  # factor on all rates every 10 epochs
     batch_size: int = 32  # faces per step
     validation_interval: int = 1  # epochs between validations
@@ -105,27 +110,22 @@ def main(experiment: Experiment) -> None:
     torch.manual_seed(experiment.seed)
 
     # Data
-    def load(dataset: AffectNet, batch_size: int, shuffle: bool = False):
-        return make_loader(
-            dataset,
-            experiment.image_size,
-            batch_size,
-            shuffle=shuffle,
-            hardware=hardware,
-            cache=experiment.cache,
-            cache_gib=experiment.cache_gib,
-        )
-
+    load = partial(
+        make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
+        cache_gib=experiment.cache_gib,
+    )  # fmt: skip
     faces = AffectNet(experiment.base_path_to_dataset, "train", experiment.num_classes)
-    reported = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes), 128)
+    validation_faces = AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes)
+    reported = load(validation_faces)
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
         held_out = faces.subset(held_out, "AffectNet holdout")
         balanced = at_most_per_label(held_out.labels, 500, experiment.seed)  # as many as Validation has
-        faces, validation = faces.subset(kept), load(held_out.subset(balanced), 128)
+        selection = held_out.subset(balanced)
+        faces, validation = faces.subset(kept), load(selection)
         selected_on = "up to 500 faces per class of a held-out tenth of train"
     else:
-        validation, selected_on = reported, "Validation itself"
+        selection, validation, selected_on = validation_faces, reported, "Validation itself"
     strength = experiment.augmentation
     augment = K.AugmentationSequential(
         K.ColorJitter(brightness=0.5 * strength, contrast=0.5 * strength),
@@ -156,6 +156,10 @@ def main(experiment: Experiment) -> None:
         }
 
     # Stages: one per branch, each with an optimizer of its own
+    train = partial(
+        train_stage, run, validation_interval=experiment.validation_interval, model=model, augment=augment,
+        hardware=hardware,
+    )  # fmt: skip
     for branches in range(1, experiment.num_branches_trained_network + 1):
         if branches > 1:
             model.add_branch(trained_branches.pop(0) if trained_branches else None)
@@ -166,21 +170,38 @@ def main(experiment: Experiment) -> None:
         rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
         groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
         optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
-        train_stage(
-            run,
+        train(
             branches,
             num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
-            validation_interval=experiment.validation_interval,
-            model=model,
             optimizer=optimizer,
             scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
-            train=load(faces.subset(drawn), experiment.batch_size, shuffle=True),
+            train=load(faces.subset(drawn), batch_size=experiment.batch_size, shuffle=True),
             validation=validation,
-            augment=augment,
             objective=objective,
             diversity=diversity,
-            hardware=hardware,
         )
+
+    # Valence and arousal: the heads alone, by the root mean squared error of both
+    if experiment.affect:
+        model.add_affect()
+        model.requires_grad_(False)
+        heads = [parameter.requires_grad_() for b in model.branches for parameter in b.fc_dimensional.parameters()]
+        optimizer = torch.optim.SGD(heads, experiment.lr_affect, momentum=0.9, fused=True)
+        drawn = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
+        train(
+            experiment.num_branches_trained_network + 1,
+            num_epochs=experiment.max_affect_epoch,
+            optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
+            train=load(faces.subset(drawn).with_affect(), batch_size=experiment.batch_size, shuffle=True),
+            validation=load(selection.with_affect()),
+            objective=lambda outputs, targets: {"affect": affect_loss(outputs.affect, targets)},
+            diversity={},
+            measure=lambda outputs, targets: {},
+            validate=validate_affect,
+            select_by="validation_score",
+        )
+        report_affect(run, load(validation_faces.with_affect()), hardware)
     report(run, reported, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
 
 

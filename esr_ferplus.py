@@ -15,6 +15,7 @@ Accuracy on Test: 89.15 (9 branches) and 89.34 (15) in the paper, from AffectNet
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -110,24 +111,16 @@ def main(experiment: Experiment) -> None:
     torch.manual_seed(experiment.seed)
 
     # Data
-    def load(split: str, batch_size: int, shuffle: bool = False):
-        dataset = FERPlus(experiment.base_path_to_dataset, split, experiment.label_rule)
-        if split == "train":
-            dataset = at_most(dataset, experiment.max_training_images, experiment.seed)
-        return make_loader(
-            dataset,
-            experiment.image_size,
-            batch_size,
-            shuffle=shuffle,
-            hardware=hardware,
-            cache=experiment.cache,
-            cache_gib=experiment.cache_gib,
-            cache_folder=experiment.base_path_to_cache,
-        )
-
-    train, validation = load("train", experiment.batch_size, shuffle=True), load("valid", 128)
+    load = partial(
+        make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
+        cache_gib=experiment.cache_gib, cache_folder=experiment.base_path_to_cache,
+    )  # fmt: skip
+    faces = partial(FERPlus, experiment.base_path_to_dataset, label_rule=experiment.label_rule)
+    training_faces = at_most(faces(split="train"), experiment.max_training_images, experiment.seed)
+    train = load(training_faces, batch_size=experiment.batch_size, shuffle=True)
+    validation = load(faces(split="valid"))
     if (experiment.base_path_to_dataset / "Images" / "FER2013Test").is_dir():
-        reported = load("test", 128)
+        reported = load(faces(split="test"))
     else:
         print(f"no Test split in {experiment.base_path_to_dataset}: the result will be that of Valid, also selected on")
         reported = validation

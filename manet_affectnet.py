@@ -16,6 +16,7 @@ Measured here: needs the licensed data set.
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -104,29 +105,22 @@ def main(experiment: Experiment) -> None:
     torch.manual_seed(experiment.seed)
 
     # Data
-    def load(dataset: AffectNet, batch_size: int, shuffle: bool = False):
-        return make_loader(
-            dataset,
-            experiment.image_size,
-            batch_size,
-            shuffle=shuffle,
-            hardware=hardware,
-            cache=experiment.cache,
-            cache_gib=experiment.cache_gib,
-        )
-
+    load = partial(
+        make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
+        cache_gib=experiment.cache_gib,
+    )  # fmt: skip
     faces = AffectNet(experiment.base_path_to_dataset, "train", experiment.num_classes)
-    reported = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes), 128)
+    reported = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes))
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
         held_out = faces.subset(held_out, "AffectNet holdout")
         balanced = at_most_per_label(held_out.labels, 500, experiment.seed)  # as many as Validation has
-        faces, validation = faces.subset(kept), load(held_out.subset(balanced), 128)
+        faces, validation = faces.subset(kept), load(held_out.subset(balanced))
         selected_on = "up to 500 faces per class of a held-out tenth of train"
     else:
         validation, selected_on = reported, "Validation itself"
     drawn = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
-    train = load(faces.subset(drawn), experiment.batch_size, shuffle=True)
+    train = load(faces.subset(drawn), batch_size=experiment.batch_size, shuffle=True)
     strength = experiment.augmentation
     augment = K.AugmentationSequential(
         K.ColorJitter(brightness=0.5 * strength, contrast=0.5 * strength),

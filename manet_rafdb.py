@@ -16,6 +16,7 @@ Measured here: needs the licensed data set.
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -103,27 +104,19 @@ def main(experiment: Experiment) -> None:
     torch.manual_seed(experiment.seed)
 
     # Data
-    def load(dataset: RAFDB, batch_size: int, shuffle: bool = False):
-        return make_loader(
-            dataset,
-            experiment.image_size,
-            batch_size,
-            shuffle=shuffle,
-            hardware=hardware,
-            cache=experiment.cache,
-            cache_gib=experiment.cache_gib,
-            cache_folder=experiment.base_path_to_cache,
-        )
-
+    load = partial(
+        make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
+        cache_gib=experiment.cache_gib, cache_folder=experiment.base_path_to_cache,
+    )  # fmt: skip
     faces = RAFDB(experiment.base_path_to_dataset, "train")
-    test = load(RAFDB(experiment.base_path_to_dataset, "test"), 128)
+    test = load(RAFDB(experiment.base_path_to_dataset, "test"))
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
-        train = load(faces.subset(kept), experiment.batch_size, shuffle=True)
-        validation = load(faces.subset(held_out, "RAF-DB holdout"), 128)
+        train = load(faces.subset(kept), batch_size=experiment.batch_size, shuffle=True)
+        validation = load(faces.subset(held_out, "RAF-DB holdout"))
         selected_on = "a held-out tenth of train"
     else:
-        train, validation = load(faces, experiment.batch_size, shuffle=True), test
+        train, validation = load(faces, batch_size=experiment.batch_size, shuffle=True), test
         selected_on = "the test set itself"
     strength = experiment.augmentation
     augment = K.AugmentationSequential(

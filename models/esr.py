@@ -159,6 +159,13 @@ class ESR(ExpressionClassifier):
         self.arguments["num_branches"] = len(self.branches)
         return branch
 
+    def add_affect(self) -> None:
+        """Give every branch a freshly initialised valence/arousal head, unless it has one."""
+        for branch in self.branches:
+            if not hasattr(branch, "fc_dimensional"):
+                branch.fc_dimensional = nn.Linear(len(self.labels), 2).to(self.input_mean.device)
+        self.arguments["affect"] = True
+
     def keep_branches(self, num_branches: int) -> list[Branch]:
         """Keep the first branches and return the others, for `add_branch` to give back one by one."""
         removed = list(self.branches[num_branches:])

@@ -2,7 +2,7 @@
 
 Paper: Zhao, Liu, Wang, "Learning Deep Global Multi-Scale and Local Attention Features for Facial Expression Recognition
 in the Wild", IEEE Transactions on Image Processing 30, 2021. The four patches, the places they are cut from and the
-layer names (layer3_1_p1, fc_1, ...) are those of the released weights. `BasicBlock` is torchvision's (BSD 3-clause).
+layer names (layer3_1_p1, fc_1, ...) are those of the released weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, conv3x3
 
 from models.cbam import CBAM
 from models.classifier import ExpressionClassifier, default_labels
@@ -28,18 +27,42 @@ class MANetOutput(NamedTuple):
     global_features: Tensor
 
 
-class AttentionBlock(BasicBlock):
+def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
+    """Return a 3 x 3 convolution that keeps the size of the map (or divides it by the stride), without bias."""
+    return nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions whose result is added to the input (He, Zhang, Ren, Sun, CVPR 2016, figure 5 left)."""
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inplanes, planes, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = downsample
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return what is added to the input."""
+        return self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, planes, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.residual(x) + shortcut)
+
+
+class AttentionBlock(ResidualBlock):
     """A residual block whose second convolution is weighted by a CBAM before the shortcut is added."""
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
         super().__init__(inplanes, planes, stride, downsample)
         self.cbam = CBAM(planes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, planes, H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(self.cbam(out).features + shortcut)
+    def residual(self, x: Tensor) -> Tensor:
+        """Return what is added to the input."""
+        return self.cbam(super().residual(x)).features
 
 
 class MultiScaleBlock(nn.Module):
@@ -133,8 +156,8 @@ class MANet(ExpressionClassifier):
         self.beta = beta
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = make_stage(BasicBlock, 64, 64, stride=1)
-        self.layer2 = make_stage(BasicBlock, 64, 128, stride=2)
+        self.layer1 = make_stage(ResidualBlock, 64, 64, stride=1)
+        self.layer2 = make_stage(ResidualBlock, 64, 128, stride=2)
         for patch in (1, 2, 3, 4):
             self.add_module(f"layer3_1_p{patch}", make_stage(AttentionBlock, 128, 256, stride=2))
             self.add_module(f"layer4_1_p{patch}", make_stage(AttentionBlock, 256, 512, stride=1))

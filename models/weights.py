@@ -23,6 +23,7 @@ from models.manet import MANet
 FORMAT, VERSION = "diversified-fer", 1
 ARCHITECTURES = {"ESR": ESR, "MANet": MANet}
 BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
+SHIPPED = Path(__file__).parents[1] / "checkpoint" / "ferplus_small.pt"
 INPUT_BUFFERS = {"input_channels", "input_mean", "input_std"}
 EXPECTED = (
     "a checkpoint written by this project (best.pt, last.pt), a folder with "
@@ -35,12 +36,13 @@ class CheckpointError(ValueError):
 
 
 def load_model(
-    path: str | Path, device: str | torch.device = "cpu", normalization: str | None = None
+    path: str | Path | None = None, device: str | torch.device = "cpu", normalization: str | None = None
 ) -> ExpressionClassifier:
     """Load a trained network in evaluation mode, from any supported format.
 
     Args:
-        path: a `.pt` checkpoint of this project, a folder of published ESR weights, or a published MA-Net file.
+        path: a `.pt` checkpoint of this project, a folder of published ESR weights, or a published MA-Net file; None
+            for the small network that the project ships (`checkpoint/ferplus_small.md` says what it is worth).
         device: where to put the network.
         normalization: what published weights saw ("rgb", "bgr" or "imagenet"), where the default of their format is
             wrong: BGR for ESR folders of 8 classes, ImageNet for those of 7 (the diversified RAF-DB weights), RGB for
@@ -50,7 +52,7 @@ def load_model(
         FileNotFoundError: when there is nothing at `path`.
         CheckpointError: when what is there is truncated, of no known format, or does not fit its network exactly.
     """
-    path = Path(path)
+    path = SHIPPED if path is None else Path(path)
     if path.is_dir():
         model = _read_esr_folder(path, normalization)
     else:
@@ -101,6 +103,20 @@ def describe_model(model: ExpressionClassifier) -> dict[str, Any]:
         "image_size": model.image_size,
         "state_dict": model.state_dict(),
     }
+
+
+def halve(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of this project with its weights in half precision, at half the size, to be handed on.
+
+    It is read like any other, into float32. The input's mean and deviation stay as they are, and what only training
+    needs is left out.
+    """
+    kept = ("format", "version", "architecture", "arguments", "labels", "image_size", "measured", "variables")
+    state = {
+        key: value.half() if value.is_floating_point() and key not in INPUT_BUFFERS else value
+        for key, value in content["state_dict"].items()
+    }
+    return {key: content[key] for key in kept if key in content} | {"state_dict": state}
 
 
 def build_model(content: dict[str, Any], path: Path) -> ExpressionClassifier:

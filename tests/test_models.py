@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torchvision.models.resnet import BasicBlock
 
 from models.classifier import EMOTIONS
 from models.esr import ESR
-from models.manet import MANet, MultiScaleBlock
+from models.manet import MANet, MultiScaleBlock, ResidualBlock
 
 
 def count(model: torch.nn.Module) -> int:
@@ -135,3 +136,16 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="released"):
         MANet(multiscale_order="backwards")
     assert ESR(1, labels=EMOTIONS[:7]).branches[0].fc.out_features == 7
+
+
+def test_a_residual_block_is_that_of_resnet():
+    for stride, planes in ((1, 8), (2, 16)):
+        downsample = None
+        if stride == 2:
+            downsample = torch.nn.Sequential(
+                torch.nn.Conv2d(8, planes, 1, stride, bias=False), torch.nn.BatchNorm2d(planes)
+            )
+        ours, theirs = (kind(8, planes, stride, downsample) for kind in (ResidualBlock, BasicBlock))
+        theirs.load_state_dict(ours.state_dict())
+        features = torch.randn(2, 8, 10, 10)
+        assert torch.equal(ours.eval()(features), theirs.eval()(features))

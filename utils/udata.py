@@ -199,6 +199,13 @@ class AffectNet(FaceDataset):
         part.affect = self.affect[np.asarray(indices, dtype=np.int64)]
         return part
 
+    def with_affect(self) -> "AffectNet":
+        """Return the faces whose valence and arousal are known, with those, (N, 2) float32, in place of the class."""
+        known = np.flatnonzero((np.abs(self.affect) <= 1).all(axis=1))
+        part = self.subset(known, f"{self.name}, valence and arousal")
+        part.labels = part.affect
+        return part
+
 
 class FERPlus(FaceDataset):
     """FER+ (Barsoum, Zhang, Canton Ferrer, Zhang, ICMI 2016) on the images of FER2013.

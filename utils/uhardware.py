@@ -74,7 +74,9 @@ class Hardware:
 
     def compiled_for(self, full_batch: bool) -> AbstractContextManager:
         """Return the context of a step: batches of another size than the full one are not worth compiling for."""
-        return nullcontext() if full_batch else torch.compiler.set_stance("force_eager")
+        if full_batch or self.compile == "off":
+            return nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def gather(self, values: Any, shares: Sequence[int]) -> Any:
         """Join the shares that all processes have of a batch; the gradient flows into this process's own share.

@@ -231,9 +231,9 @@ class SharedBatches(Sampler[list[int]]):
 def make_loader(
     dataset: FaceDataset,
     image_size: int,
-    batch_size: int,
+    batch_size: int = 128,
     *,
-    shuffle: bool,
+    shuffle: bool = False,
     hardware: Hardware | None = None,
     cache: str = "auto",
     cache_gib: float = 4.0,

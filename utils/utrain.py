@@ -22,6 +22,9 @@ from utils.umetrics import class_indices
 Objective = Callable[[Any, Tensor], dict[str, Tensor]]
 """From a network's outputs and the labels to the named loss terms, whose sum is minimised."""
 
+Validate = Callable[[ExpressionClassifier, DataLoader, Hardware], dict[str, float]]
+"""From a network and faces to what is recorded about it, under names that begin with validation_."""
+
 LOOK_INTERVAL = 0.5
 """Seconds between looks at the losses, each of which waits for the device."""
 
@@ -37,6 +40,7 @@ def train_epoch(
     optimizer: Optimizer,
     hardware: Hardware,
     description: str,
+    measure: Callable[[Any, Tensor], dict[str, Tensor]] | None = None,
     after_step: Callable[[], Any] = lambda: None,
 ) -> dict[str, float]:
     """Train on every batch once.
@@ -51,16 +55,19 @@ def train_epoch(
         optimizer: of the network's weights.
         hardware: see `utils.uhardware.choose_hardware`.
         description: names the epoch in the progress bar and in errors.
+        measure: what is recorded beside the loss; default the accuracy of the ensemble.
         after_step: called after every step of the optimizer.
 
     Returns:
-        Means over the epoch: train_loss, its terms, train_accuracy, and similarity_<term> for each diversity term.
+        Means over the epoch: train_loss, its terms, train_accuracy (or what `measure` returns), and similarity_<term>
+        for each diversity term.
 
     Raises:
         FloatingPointError: when a loss is not finite; names the files of the batch.
     """
     model.train()
     step_model = step_model or model
+    measure = measure or (lambda outputs, targets: {"accuracy": accuracy(model, outputs, targets)})
     batches = loader.batch_sampler
     means = _Means(hardware.device)
     seen: list[Tensor] = []  # the places of every batch in the data set
@@ -85,8 +92,8 @@ def train_epoch(
             optimizer.step()
             after_step()
             with torch.no_grad():
-                predicted = model.combine(model.branch_logits(outputs)).argmax(dim=1)
-                measured = {"loss": loss, "accuracy": (predicted == class_indices(targets)).float().mean()}
+                measured = {"loss": loss, **measure(outputs, targets)}
+                shown = list(measured)
                 measured |= {f"loss_{name}": term for name, term in terms.items()} if len(terms) > 1 else {}
                 measured |= {f"similarity_{name}": term.similarity for name, term in diversity.items()}
             means.add(measured, sum(shares))
@@ -94,10 +101,20 @@ def train_epoch(
                 values, failed = means.look()
                 if failed is not None:
                     _stop_for(failed, description, [loader.dataset.dataset.paths[i] for i in seen[failed.step]])
-                progress.set_postfix(loss=f"{values['loss']:.3f}", accuracy=f"{values['accuracy']:.1%}", refresh=False)
+                progress.set_postfix({name: _say(name, values[name]) for name in shown}, refresh=False)
                 looked = time.perf_counter()
             progress.update(sum(shares))
     return {name if name.startswith("similarity_") else f"train_{name}": value for name, value in values.items()}
+
+
+def accuracy(model: ExpressionClassifier, outputs: Any, targets: Tensor) -> Tensor:
+    """Return the share of faces whose most probable class is their label."""
+    predicted = model.combine(model.branch_logits(outputs)).argmax(dim=1)
+    return (predicted == class_indices(targets)).float().mean()
+
+
+def _say(name: str, value: float) -> str:
+    return f"{value:.1%}" if "accuracy" in name else f"{value:.3f}"
 
 
 class _Failure(NamedTuple):
@@ -206,11 +223,14 @@ def train_stage(
     hardware: Hardware,
     scheduler_interval: Literal["epoch", "step"] = "epoch",
     weight_averaging: float = 0.0,
+    measure: Callable[[Any, Tensor], dict[str, Tensor]] | None = None,
+    validate: Validate = validate,
+    select_by: str = "validation_accuracy",
 ) -> None:
     """Train a stage to its end, from wherever the run stands, and leave the stage's best network in `model`.
 
     After every epoch `last.pt` and `history.csv` are written. Every `validation_interval` epochs, and after the last,
-    the network is validated, and written to `best.pt` when its accuracy is higher than any before in this stage.
+    the network is validated, and written to `best.pt` when its accuracy (`select_by`) is the highest of this stage.
 
     Args beside those of `train_epoch`:
         run: where the experiment stands, and where it is written.
@@ -222,6 +242,8 @@ def train_stage(
         scheduler_interval: whether the scheduler counts epochs or steps.
         weight_averaging: decay per step of a moving average of the weights (Polyak and Juditsky 1992), which is then
             what is validated and kept; 0 for the weights themselves.
+        validate: what is measured on the validation faces.
+        select_by: which of that is to be high in the network that is kept.
     """
     warned = {name for row in run.history for name in diversity if describe_similarity(name, _recorded(row, name))}
     average = None
@@ -250,6 +272,7 @@ def train_stage(
             optimizer=optimizer,
             hardware=hardware,
             description=f"stage {stage}, epoch {epoch}/{num_epochs}",
+            measure=measure,
             after_step=after_step,
         )
         row["images_per_second"] = len(train.dataset) / (time.perf_counter() - began)
@@ -257,9 +280,9 @@ def train_stage(
             scheduler.step()
         if epoch % validation_interval == 0 or epoch == num_epochs:
             row |= validate(kept, validation, hardware)
-            if row["validation_accuracy"] > run.best:
-                run.best = row["validation_accuracy"]
-                run.save_best(kept, stage=stage, epoch=epoch, num_epochs=num_epochs, validation_accuracy=run.best)
+            if row[select_by] > run.best:
+                run.best = row[select_by]
+                run.save_best(kept, stage=stage, epoch=epoch, num_epochs=num_epochs, **{select_by: run.best})
         run.history.append(row)
         run.save_last(epoch, model, optimizer, scheduler, average)
         tqdm.write(_epoch_line(row, num_epochs))
@@ -289,15 +312,16 @@ def _recorded(row: dict[str, Any], name: str) -> float:
 
 
 def _epoch_line(row: dict[str, Any], num_epochs: int) -> str:
+    left_out = ("train_loss_", "validation_loss", "validation_accuracy_branch")
     parts = [
-        f"stage {row['stage']}, epoch {row['epoch']}/{num_epochs}: loss {row['train_loss']:.3f}, "
-        f"accuracy {row['train_accuracy']:.1%}"
+        f"{name.removeprefix('train_').replace('_', ' ')} {_say(name, value)}"
+        for name, value in row.items()
+        if name.startswith(("train_", "validation_")) and not name.startswith(left_out)
     ]
-    if "validation_accuracy" in row:
-        parts.append(f"validation {row['validation_accuracy']:.1%}")
-    similarities = {
-        key.removeprefix("similarity_"): value for key, value in row.items() if key.startswith("similarity_")
-    }
-    parts += [f"similarity {name} {value:.2g}" for name, value in similarities.items() if value == value]
-    parts.append(f"{row['images_per_second']:.0f} images/s")
-    return ", ".join(parts)
+    parts += [
+        f"{name.replace('_', ' ')} {value:.2g}"
+        for name, value in row.items()
+        if name.startswith("similarity_") and value == value
+    ]
+    line = f"stage {row['stage']}, epoch {row['epoch']}/{num_epochs}: " + ", ".join(parts)
+    return f"{line}, {row['images_per_second']:.0f} images/s"

@@ -1,0 +1,106 @@
+"""Valence and arousal: what an ESR with `affect=True` says about them, and what that is worth."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.regression import concordance_corrcoef, mean_squared_error
+from tqdm.auto import tqdm
+
+from models.classifier import resize
+from models.esr import ESR
+from utils.ucheckpoint import Run, write_json
+from utils.uhardware import Hardware
+
+DIMENSIONS = ("valence", "arousal")
+
+
+@dataclass(frozen=True)
+class AffectMetrics:
+    """What predicted valence and arousal are worth; both lie in [-1, 1].
+
+    Attributes:
+        n: number of faces.
+        rmse: root of the mean squared error, of each dimension.
+        concordance: Lin's concordance correlation coefficient, of each.
+        sign_agreement: share of faces whose sign is predicted, of each (Mollahosseini et al. 2019, equation 6).
+    """
+
+    n: int
+    rmse: dict[str, float]
+    concordance: dict[str, float]
+    sign_agreement: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def compute_affect_metrics(predicted: Tensor, targets: Tensor) -> AffectMetrics:
+    """Score valence and arousal, predicted (N, 2) against annotated (N, 2)."""
+    columns = [(name, predicted[:, i].double(), targets[:, i].double()) for i, name in enumerate(DIMENSIONS)]
+    return AffectMetrics(
+        n=len(targets),
+        rmse={name: mean_squared_error(p, t, squared=False).item() for name, p, t in columns},
+        concordance={name: concordance_corrcoef(p, t).item() for name, p, t in columns},
+        sign_agreement={name: (p.sign() == t.sign()).double().mean().item() for name, p, t in columns},
+    )
+
+
+@torch.inference_mode()
+def predict_affect(model: ESR, loader: DataLoader, hardware: Hardware) -> tuple[Tensor, Tensor]:
+    """Return predicted and annotated valence and arousal, (N, 2) each, of faces from `AffectNet.with_affect`."""
+    model.eval()
+    predicted, targets = [], []
+    progress = tqdm(loader, f"score {loader.dataset.dataset.name}", unit=" batches", leave=False)
+    for number, batch in enumerate(progress):
+        images = resize(hardware.place(batch.images), model.image_size)
+        with hardware.autocast(), hardware.compiled_for(full_batch=False):
+            affect = model(images.contiguous(memory_format=hardware.memory_format)).affect.float().mean(dim=0)
+        shares = loader.batch_sampler.shares(number)
+        predicted.append(hardware.gather(affect, shares))
+        targets.append(hardware.gather(hardware.place(batch.targets), shares))
+    return torch.cat(predicted).cpu(), torch.cat(targets).cpu()
+
+
+def validate_affect(model: ESR, loader: DataLoader, hardware: Hardware) -> dict[str, float]:
+    """Return the errors of both dimensions for `train_stage`, and their negative mean to select by."""
+    metrics = compute_affect_metrics(*predict_affect(model, loader, hardware))
+    errors = {f"validation_rmse_{name}": value for name, value in metrics.rmse.items()}
+    return errors | {"validation_score": -sum(errors.values()) / len(errors)}
+
+
+def affect_loss(affect: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over branches and dimensions of the root mean squared error, as the published ESR is trained.
+
+    Args:
+        affect: valence and arousal of every branch, (B, N, 2).
+        targets: annotated, (N, 2).
+    """
+    squared = (affect.float() - targets).square().mean(dim=1)  # (B, 2)
+    return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt().sum()  # the root has no gradient at 0
+
+
+def describe_affect(metrics: AffectMetrics) -> str:
+    """Say errors, concordance and sign agreement in one line."""
+    parts = [
+        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {metrics.concordance[name]:.4f}, "
+        f"sign agreement {metrics.sign_agreement[name]:.1%}"
+        for name in DIMENSIONS
+    ]
+    return "; ".join(parts) + f" (n = {metrics.n:,})"
+
+
+def report_affect(run: Run, loader: DataLoader, hardware: Hardware) -> None:
+    """Score the reloaded best network of a run, write affect_metrics.json into its folder, and say the numbers."""
+    hardware.wait_for_everyone()
+    model, found = run.read_best()
+    model.to(hardware.device, memory_format=hardware.memory_format)
+    metrics = compute_affect_metrics(*predict_affect(model, loader, hardware))
+    if hardware.is_main:
+        name = loader.dataset.dataset.name
+        content = {"data": name, "found": found} | metrics.as_dict()
+        write_json(content, run.directory / "affect_metrics.json")
+        print(f"\nfrom best.pt reloaded, on {name}: {describe_affect(metrics)}")
