@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import upreprocess
+from utils import ucrop, upreprocess
 from utils.uannotations import BadRow, Box
-from utils.upreprocess import crop_face, pre_process_affect_net, pre_process_fer_plus
+from utils.ucrop import crop_face
+from utils.upreprocess import pre_process_affect_net, pre_process_fer_plus
 
 HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
 QUADRANTS = {
@@ -122,11 +123,11 @@ def test_box_past_the_edges_is_clipped(box: tuple, shown: dict) -> None:
 @pytest.mark.parametrize("reduction", [2, 4, 8])
 @pytest.mark.parametrize("offset", [(0, 0), (5, 3), (-11, 13)])
 def test_reduced_decoding_equals_full_decoding(reduction: int, offset: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    side = 2 * 48 * reduction + 5
+    side = 60 * reduction + 5
     data = encode(textured(side + 41, side + 67, detail=2 * reduction), ".jpg")
     box = Box(offset[0] + 20, offset[1] + 20, side, side + 2)
     used = []
-    monkeypatch.setattr(upreprocess, "_decode", lambda d, k, decode=upreprocess._decode: used.append(k) or decode(d, k))
+    monkeypatch.setattr(ucrop, "_decode", lambda d, k, decode=ucrop._decode: used.append(k) or decode(d, k))
     crop = crop_face(data, box, 48).astype(int)
     assert used == [reduction]
     full = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -554,9 +555,7 @@ def test_what_an_interrupted_run_left_is_removed_or_made_again(tmp_path: Path, m
     write(folder / ".errors.csv.partial", b"half")
     (folder / "errors.csv").unlink()
     decoded = []
-    monkeypatch.setattr(
-        upreprocess, "_decode", lambda d, k, decode=upreprocess._decode: decoded.append(k) or decode(d, k)
-    )
+    monkeypatch.setattr(ucrop, "_decode", lambda d, k, decode=ucrop._decode: decoded.append(k) or decode(d, k))
     result = pre_process_affect_net(raw, raw, tmp_path / "out")
     assert contents(folder) == whole
     assert (result.written, result.already_there, len(decoded)) == (1, 2, 1)

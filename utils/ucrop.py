@@ -1,0 +1,128 @@
+"""Cuts a face out of a photograph: decoded no larger than needed, exact to the pixel."""
+
+import struct
+
+import cv2
+import numpy as np
+
+from utils.uannotations import BadRow, Box
+
+# Decoding a JPEG at 1/2, 1/4 or 1/8 and scaling what is left takes about half as long as doing so at full size. The
+# boxes count pixels as they are stored, so a camera's note to turn the picture (EXIF orientation) is not followed.
+DECODING = {
+    1: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
+    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
+    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
+}
+SAMPLES_PER_PIXEL = 1.25  # pixels left per pixel of the result, along each side, after decoding at reduced size
+
+
+def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
+    """Decode a picture, cut out the box (None: all of it) and scale it to a square.
+
+    Args:
+        data: the picture's file, of any kind that OpenCV decodes; grey, transparent and 16-bit pictures too.
+        box: in pixels of the stored picture; what lies outside of the picture is cut off.
+        image_size: pixels along each side of the result.
+
+    Returns:
+        (image_size, image_size, 3) BGR, uint8.
+
+    Raises:
+        BadRow: when the picture is corrupt or the box does not meet it.
+    """
+    if not data:
+        raise BadRow("the picture is an empty file")
+    size = _jpeg_size(data)  # (height, width), None when this is no JPEG
+    if size is None:
+        image = _decode(data, 1)
+        return _resize(_cut(image, _clip(box, *image.shape[:2])), image_size)
+    face = _clip(box, *size)
+    reduction = max(k for k in DECODING if k == 1 or min(face[2:]) >= SAMPLES_PER_PIXEL * k * image_size)
+    image = _decode(data, reduction)
+    if image.shape[:2] != (-(-size[0] // reduction), -(-size[1] // reduction)):
+        raise BadRow("the picture is corrupt: its size is not the one it states")
+    if reduction == 1:
+        return _resize(_cut(image, face), image_size)
+    return _resize_reduced(image, face, reduction, image_size)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return height and width of a JPEG, None for other files; raises BadRow when its end is missing.
+
+    What libjpeg makes of a picture that lost its end depends on the version of OpenCV: nothing, or a face half grey.
+    The markers are followed up to the scan, so that the end of a thumbnail in the header is not taken for the end.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    size, position = None, 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF or data[position + 1] == 0xFF:  # stray or fill bytes between segments
+            position += 1
+            continue
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
+            size = struct.unpack(">HH", data[position + 5 : position + 9])
+        if marker == 0xDA:
+            if size is None or 0 in size:
+                raise BadRow("the picture is corrupt: a JPEG that does not state its size")
+            if data.find(b"\xff\xd9", position) < 0:
+                break
+            return size
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise BadRow("the picture is truncated: a JPEG without its end")
+
+
+def _decode(data: bytes, reduction: int) -> np.ndarray:
+    """Decode a picture to BGR, uint8, at 1 / reduction of its size; raises BadRow."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), DECODING[reduction])
+    except cv2.error as error:
+        raise BadRow(f"the picture cannot be decoded: {error.err}") from None
+    if image is None:
+        raise BadRow("the picture is corrupt, or of a kind that OpenCV cannot decode")
+    return image
+
+
+def _clip(box: Box | None, height: int, width: int) -> Box:
+    """Return the part of a box that lies in the picture; raises BadRow when there is none."""
+    if box is None:
+        return Box(0, 0, width, height)
+    if box.width <= 0 or box.height <= 0:
+        raise BadRow(f"the face box has no area: {box.width} x {box.height}")
+    left, right = max(box.left, 0), min(box.left + box.width, width)
+    top, bottom = max(box.top, 0), min(box.top + box.height, height)
+    if left >= right or top >= bottom:
+        raise BadRow(
+            f"the face box (x {box.left}, y {box.top}, {box.width} x {box.height}) lies outside of the picture "
+            f"({width} x {height})"
+        )
+    return Box(left, top, right - left, bottom - top)
+
+
+def _cut(image: np.ndarray, box: Box) -> np.ndarray:
+    return image[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Scale to a square: average along sides that shrink, then interpolate along sides that grow."""
+    height, width = image.shape[:2]
+    image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _resize_reduced(image: np.ndarray, box: Box, reduction: int, size: int) -> np.ndarray:
+    """Cut a box out of a picture decoded at 1 / reduction and scale it to a square, without rounding the box.
+
+    Pixel i of the reduced picture stands for the stored pixels [i * reduction, (i + 1) * reduction), so the box's edges
+    lie between its pixels. A grid of several samples per pixel of the result starts exactly at them, and is averaged.
+    """
+    columns, rows = (max(2, side // (reduction * size)) * size for side in (box.width, box.height))
+    step_x, step_y = box.width / columns / reduction, box.height / rows / reduction
+    # OpenCV counts from the centre of the first pixel, half a pixel from the picture's edge
+    first_x, first_y = box.left / reduction + step_x / 2 - 0.5, box.top / reduction + step_y / 2 - 0.5
+    grid_to_image = np.array([[step_x, 0, first_x], [0, step_y, first_y]])
+    interpolation = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    grid = cv2.warpAffine(image, grid_to_image, (columns, rows), flags=interpolation, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(grid, (size, size), interpolation=cv2.INTER_AREA)
