@@ -1,10 +1,12 @@
-"""Score one or several checkpoints on a data set.
+"""Score one or several checkpoints on a data set, and write a report.
 
 Run:  python evaluate.py checkpoint/esr_ferplus/demo/best.pt --dataset ferplus --base-path-to-dataset data/drawn/ferplus
 Reads this project's checkpoints, folders of published ESR weights and released MA-Net files.
-Writes, per checkpoint, <checkpoint>_on_<data>/ (or below --output): metrics.json (accuracy with its 95 % interval, mean
-class accuracy, macro F1, recall per class, calibration error and confusion matrix of the ensemble by mean and by vote
-and of every branch), predictions.csv (one row per face) and confusion_matrix.png.
+Writes, per checkpoint, <checkpoint>_on_<data>/ (or below --output): report.html (everything, in one file), metrics.json
+(accuracy, mean class accuracy, macro F1, precision and recall per class and calibration error of the ensemble by mean
+and by vote and of every branch, each with its 95 % interval), predictions.csv (one row per face) and the pictures.
+Several checkpoints are compared with the first one, face by face, in comparison_on_<data>/; with --seeds they are runs
+of one experiment, reported as mean and standard deviation.
 """
 
 import sys
@@ -17,11 +19,14 @@ import tyro
 from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
 from utils.ucheckpoint import write_json
+from utils.ucomparison import Comparison, check_seeds, compare, write_choices
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
+from utils.uevaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance
+from utils.uhardware import choose_hardware
+from utils.uhtml import draw_comparison, draw_pictures, write_report
 from utils.upipeline import make_loader
-from utils.uplot import plot_confusion
-from utils.ureport import describe, score, write_predictions
-from utils.utrain import choose_device, choose_precision, predict_dataset
+from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span, write_predictions
+from utils.usubset import Faces, select_faces
 
 
 @dataclass
@@ -32,22 +37,28 @@ class Evaluation:
     dataset: Literal["affectnet", "ferplus", "rafdb"]  # which faces
     base_path_to_dataset: Path  # where they lie, as in the training scripts
     split: str | None = None  # default: validation (AffectNet), test (FER+, RAF-DB)
+    subset: Path | None = None  # score only the faces named in this file, one a line (lists of occlusion or pose)
+    seeds: bool = False  # the checkpoints are one experiment with several seeds: mean and standard deviation
     normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
     output: Path | None = None  # folder for the results; default: beside each checkpoint
+    seed: int = 0  # of the bootstrap
     batch_size: int = 128  # faces in the network at a time
     cache_gib: float = 4.0  # GiB of memory for decoded pictures
     device: str = "auto"  # "auto", "cpu", "cuda", ...
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the convolutions
 
 
-def load_faces(evaluation: Evaluation, num_classes: int) -> FaceDataset:
-    """Open the data set with the number of classes that a network has."""
+def load_faces(evaluation: Evaluation, num_classes: int) -> Faces:
+    """Open the data set with the number of classes that a network has, and choose the faces of the subset."""
     root, split = evaluation.base_path_to_dataset, evaluation.split
     if evaluation.dataset == "affectnet":
-        return AffectNet(root, split or "validation", num_classes)
-    if evaluation.dataset == "ferplus":
-        return FERPlus(root, split or "test")
-    return RAFDB(root, split or "test")
+        faces, rule = AffectNet(root, split := split or "validation", num_classes), "AffectNet's annotated expression"
+    elif evaluation.dataset == "ferplus":
+        faces, rule = FERPlus(root, split := split or "test"), "majority of the votes (FER+)"
+    else:
+        faces, rule = RAFDB(root, split := split or "test"), "RAF-DB's basic emotion"
+    subset = select_faces(faces, evaluation.subset) if evaluation.subset else None
+    return Faces(subset.faces if subset else faces, split, rule, subset, root)
 
 
 def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) -> None:
@@ -55,45 +66,90 @@ def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) ->
     if model.labels != tuple(faces.class_names):
         raise CheckpointError(
             f"{path} predicts {len(model.labels)} classes ({', '.join(model.labels[:8])}), {faces.name} has "
-            f"{len(faces.class_names)} ({', '.join(faces.class_names)}): fine-tune it on this data set first"
+            f"{len(faces.class_names)} ({', '.join(faces.class_names)}): fine-tune it on this data set first, or "
+            "score it apart from networks of other classes"
         )
+
+
+def tell(result: Scored, faces: Faces, folder: Path) -> None:
+    """Print a checkpoint's numbers."""
+    print(f"\n{result.path} on {faces.dataset.name}, n = {len(faces.dataset):,}")
+    for name, metrics in result.metrics.items():
+        others = [f"{NUMBERS[which]} {number(getattr(metrics, which), which, 2)}" for which in list(NUMBERS)[1:]]
+        print(f"  {name:16s} {describe(metrics)}, {', '.join(others)}")
+    known = {label: recall for label, recall in result.ensemble.recall.items() if recall is not None}
+    print("  recall: " + ", ".join(f"{label} {recall:.1%}" for label, recall in known.items()))
+    print(f"  wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
+
+
+def tell_comparison(comparison: Comparison, folder: Path) -> None:
+    """Print mean and deviation over seeds, or the differences from the first checkpoint."""
+    print()
+    for name, summary in (comparison.seeds or {}).items():
+        mean, deviation = number(summary.mean, name, 2), number(summary.deviation, name, 2)
+        print(f"{NUMBERS[name]} {mean}, standard deviation {deviation} over {len(summary.values)} seeds")
+    for variable, values in comparison.differing.items():
+        print(f"the runs also differ in {variable}: {', '.join(map(str, values))}")
+    for checkpoint, differences in (comparison.differences or {}).items():
+        values = [
+            f"{NUMBERS[name]} {signed(d.value, 2)} ({span(d.interval, digits=2)})" for name, d in differences.items()
+        ]
+        print(f"{checkpoint} minus the first, percentage points (95 % paired interval): {', '.join(values)}")
+    print(f"wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
 
 
 def main(evaluation: Evaluation) -> None:
-    """Score every checkpoint in turn."""
-    device = choose_device(evaluation.device)
-    precision = choose_precision(evaluation.precision, device)
-    models = [load_model(path, device, evaluation.normalization) for path in evaluation.checkpoints]
-    for path, model in zip(evaluation.checkpoints, models, strict=True):
-        faces = load_faces(evaluation, len(model.labels))
-        check_labels(model, faces, path)
-        loader = make_loader(
-            faces, model.image_size, evaluation.batch_size, shuffle=False, cache_gib=evaluation.cache_gib
-        )
-        predictions = predict_dataset(model, loader, device, precision)
-        scores = score(model, predictions)
-        folder = evaluation.output / f"{path.parent.name}_{path.stem}" if evaluation.output else path.with_suffix("")
-        folder = folder.with_name(f"{folder.name}_on_{evaluation.dataset}_{faces.name.split()[1]}")
-        folder.mkdir(parents=True, exist_ok=True)
-        ensemble = scores["ensemble (mean)"]
-        content = {"checkpoint": str(path), "architecture": model.architecture, "data": faces.name}
-        write_json(content | {name: m.as_dict() for name, m in scores.items()}, folder / "metrics.json")
-        write_predictions(model, predictions, faces, evaluation.base_path_to_dataset, folder / "predictions.csv")
-        heading = f"{path}\n{describe(ensemble)} on {faces.name}"
-        plot_confusion(ensemble.confusion, model.labels, folder / "confusion_matrix.png", heading)
-        print(f"\n{path} on {faces.name}, n = {ensemble.n:,}")
-        for name, metrics in scores.items():
-            print(
-                f"  {name:16s} {describe(metrics)}, mean class accuracy {metrics.mean_class_accuracy:.2%}, "
-                f"macro F1 {metrics.macro_f1:.4f}, calibration error {metrics.calibration_error:.4f}"
-            )
-        known = {label: recall for label, recall in ensemble.recall.items() if recall is not None}
-        print("  recall: " + ", ".join(f"{label} {recall:.1%}" for label, recall in known.items()))
-        print(f"  wrote {folder}: metrics.json, predictions.csv, confusion_matrix.png")
+    """Score every checkpoint, then compare them."""
+    paths, names = evaluation.checkpoints, name_checkpoints(evaluation.checkpoints)
+    hardware = choose_hardware(evaluation.device, evaluation.precision, compile="off")
+    if hardware.processes > 1:
+        raise ValueError("evaluate.py runs in one process: start it with python, not with torchrun or accelerate")
+    models = [load_model(path, normalization=evaluation.normalization) for path in paths]
+    provenances = [read_provenance(path) for path in paths]
+    if evaluation.seeds:
+        check_seeds(names, models, provenances)
+    faces = load_faces(evaluation, len(models[0].labels))
+    for path, model in zip(paths, models, strict=True):
+        check_labels(model, faces.dataset, path)
+    if faces.subset and faces.subset.unknown:
+        unknown = faces.subset.unknown
+        print(f"{evaluation.subset}: {len(unknown):,} names are not in the data set, first: {', '.join(unknown[:3])}")
+    ending = f"_on_{evaluation.dataset}_{faces.split}" + (f"_{evaluation.subset.stem}" if evaluation.subset else "")
+    *folders, common_folder = choose_folders(paths, names, evaluation.output, ending)
+    for folder in [*folders, common_folder] if len(paths) > 1 else folders:
+        prepare_folder(folder)
+
+    computed = f"{hardware.device.type}, {str(hardware.precision).removeprefix('torch.')}"
+    facts = {**faces.as_dict(), "computed": computed, "bootstrap_seed": evaluation.seed}
+    loaders, pages = {}, []
+    for path, name, model, provenance, folder in zip(paths, names, models, provenances, folders, strict=True):
+        if model.image_size not in loaders:  # pictures are decoded once for all networks of the same input size
+            loaders[model.image_size] = make_loader(
+                faces.dataset, model.image_size, evaluation.batch_size,
+                shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib,
+            )  # fmt: skip
+        model.to(hardware.device, memory_format=hardware.memory_format)
+        loader = loaders[model.image_size]
+        result = evaluate_model(model, path, name, provenance, loader, hardware, evaluation.seed)
+        pages.append((result, draw_pictures(result, faces, folder)))
+        write_predictions(model, result.predictions, faces.dataset, faces.root, folder / "predictions.csv")
+        write_json(result.as_dict() | facts, folder / "metrics.json")
+        write_report(folder / "report.html", faces, pages[-1:], computed, evaluation.seed)
+        tell(result, faces, folder)
+
+    if len(pages) > 1:
+        results = [result for result, _ in pages]
+        comparison = compare(results, evaluation.seeds, evaluation.seed)
+        pictures = draw_comparison(results, comparison, faces, common_folder)
+        write_choices(results, faces, common_folder / "predictions.csv")
+        content = {"checkpoints": {result.name: result.as_dict() for result in results}, **comparison.as_dict()}
+        write_json(facts | content, common_folder / "metrics.json")
+        write_report(common_folder / "report.html", faces, pages, computed, evaluation.seed, comparison, pictures)
+        tell_comparison(comparison, common_folder)
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Evaluation))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")

@@ -66,6 +66,14 @@ class ExpressionClassifier(nn.Module):
         normalized = (images[:, self.input_channels] - self.input_mean) / self.input_std
         return normalized.to(next(self.parameters()).dtype)
 
+    def train(self, mode: bool = True) -> "ExpressionClassifier":
+        """Switch to training mode, but for BatchNorms whose weights are frozen: their statistics stay as well."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
     def regions(self) -> list[nn.Module]:
         """Return the parts to compile one by one, so that equal parts (branches) share their compiled code."""
         return [self]

@@ -1,30 +1,47 @@
-"""Pictures of a training run and of a set of predictions."""
+"""Pictures of a training run and of a set of predictions.
 
+Those of predictions are narrow, so that their letters can be read on a phone.
+"""
+
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from models.diversity import DEAD, SATURATED
+from utils.ubootstrap import Interval
+from utils.ucheckpoint import write_atomically
+from utils.umetrics import Metrics, Reliability
 
 INK, GRID, MARK = "#333333", "#dddddd", "#999999"
+FIRST, SECOND = "#2b6ca3", "#c8742b"
+WIDTH, LETTERS = 4.8, 8  # inches, points
+CELLS_WITH_NUMBERS = 12  # rows of a matrix up to which its numbers are written into it
 
 
-def plot_history(history: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
+    """Write a figure as PNG, atomically, and return the file's content."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
+    return content.getvalue()
+
+
+def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
     """Draw loss, accuracy and similarity against the epochs of all stages; a grey line marks each new stage.
 
     Args:
         history: one row per epoch, as written to history.csv.
-        path: PNG to write.
         title: name of the run.
     """
     epochs = np.arange(1, len(history) + 1)
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(12, 3.8)
     figure.suptitle(title, color=INK)
     similarities = sorted({key for row in history for key in row if key.startswith("similarity_")})
     panels = {
@@ -55,38 +72,199 @@ def plot_history(history: Sequence[dict[str, Any]], path: Path, title: str) -> N
             axes.set_ylim(-0.03, 1.03)
             for bound in (DEAD, SATURATED):
                 axes.axhline(bound, color=MARK, linewidth=0.8, linestyle=":")
-    figure.savefig(path, dpi=130)
+    return figure
 
 
-def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], path: Path, title: str) -> None:
+def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> Figure:
     """Draw a confusion matrix: each row in percent of its class, the counts of the classes beside their names.
 
     Args:
         confusion: faces of each class (row) given each label (column), (K, K).
         labels: class names.
-        path: PNG to write.
         title: what was scored.
     """
     counts = np.asarray(confusion)
-    K = len(labels)
     totals = counts.sum(axis=1)
     shares = 100 * counts / np.maximum(totals, 1)[:, None]
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    written = [
+        [f"{share:.0f}" if n else "" for share, n in zip(*rows, strict=True)]
+        for rows in zip(shares, counts, strict=True)
+    ]
+    figure = _figure(WIDTH, 4.6, title)
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    for row in range(K):
-        for column in range(K):
-            if counts[row, column]:
-                color = "white" if shares[row, column] > 55 else INK
-                axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=color, fontsize=9)
-    axes.set_xticks(range(K), labels, rotation=40, ha="right")
-    axes.set_yticks(range(K), [f"{label} ({total:,})" for label, total in zip(labels, totals, strict=True)])
-    axes.set(xlabel="predicted", ylabel="labelled (number of faces)")
-    axes.set_title(title, color=INK, fontsize=11)
+    _draw_matrix(axes, shares, written, labels, [f"{label} ({n:,})" for label, n in zip(labels, totals, strict=True)])
+    axes.set(xlabel="predicted", ylabel="labelled (number of faces); cells: % of the row")
+    return figure
+
+
+def plot_reliability(reliability: Reliability, title: str) -> Figure:
+    """Draw accuracy against confidence, and below it how many faces each bin of confidence holds."""
+    bins = len(reliability.count)
+    edges = np.arange(bins) / bins
+    figure = _figure(WIDTH, 4.8, title)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.25))
+    known = [b for b in range(bins) if reliability.count[b]]
+    accuracy = [reliability.accuracy[b] for b in known]
+    confidence = [reliability.confidence[b] for b in known]
+    upper.plot((0, 1), (0, 1), color=MARK, linewidth=1, linestyle="--", label="as sure as right")
+    upper.bar(edges[known], accuracy, 1 / bins, align="edge", color=FIRST, alpha=0.55, edgecolor="white")
+    upper.plot(confidence, accuracy, "o", markersize=4, color=INK, label="accuracy at the bin's mean confidence")
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    upper.legend(frameon=False, fontsize=LETTERS, loc="upper left")
+    lower.bar(edges, reliability.count, 1 / bins, align="edge", color=MARK, edgecolor="white")
+    for place, count in zip(edges, reliability.count, strict=True):
+        if count:
+            lower.annotate(
+                f"{count:,}", (place + 0.5 / bins, count), (0, 2), textcoords="offset points",
+                ha="center", fontsize=6.5, color=INK,
+            )  # fmt: skip
+    lower.set(xlabel="confidence: probability of the predicted class", ylabel="faces")
+    lower.set_ylim(0, 1.2 * max(reliability.count))
+    for axes in (upper, lower):
+        _tidy(axes, "both")
+    return figure
+
+
+def plot_class_bars(metrics: Metrics, title: str) -> Figure:
+    """Draw precision and recall of every class with their intervals; the number of faces beside each name."""
+    labels = list(metrics.recall)
+    support = [sum(row) for row in metrics.confusion]
+    figure = _figure(WIDTH, 1.3 + 0.46 * len(labels), title)
+    axes = figure.subplots()
+    rows = np.arange(len(labels))
+    series = (
+        ("recall", metrics.recall, metrics.recall_interval, FIRST, -0.19),
+        ("precision", metrics.precision, metrics.precision_interval, SECOND, 0.19),
+    )
+    for name, values, intervals, color, shift in series:
+        axes.barh(rows + shift, [values[k] or 0 for k in labels], 0.36, color=color, alpha=0.75, label=name)
+        for row, label in zip(rows, labels, strict=True):
+            if values[label] is None:
+                axes.text(0.01, row + shift, "none", va="center", fontsize=7, color=INK)
+            elif intervals[label] is not None:
+                axes.plot(intervals[label], [row + shift] * 2, color=INK, linewidth=1.2, marker="|", markersize=4)
+    axes.set_yticks(rows, [f"{label} ({n:,})" for label, n in zip(labels, support, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("share of the faces labelled so (recall) or called so (precision)")
+    _tidy(axes, "x")
+    figure.legend(
+        *axes.get_legend_handles_labels(), frameon=False, fontsize=LETTERS, ncols=2, loc="outside lower center"
+    )
+    return figure
+
+
+def plot_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title: str, percent: bool = False) -> Figure:
+    """Draw how alike, or how different, the parts of a network are: values in [0, 1], (B, B)."""
+    values = np.asarray(matrix) * (100 if percent else 1)
+    written = [[f"{value:.0f}" if percent else f"{value:.2f}" for value in row] for row in values]
+    figure = _figure(WIDTH, min(2 + 0.35 * len(values), 4.6), title)
+    axes = figure.subplots()
+    highest = max(10 * np.ceil(values.max() / 10), 10) if percent else 1
+    _draw_matrix(axes, values, written, names, names, highest, slanted=max(map(len, names)) > 2)
+    scale = figure.colorbar(axes.images[0], ax=axes, shrink=0.9)
+    scale.set_label(unit, size=LETTERS)
+    scale.ax.tick_params(labelsize=LETTERS)
+    scale.outline.set_visible(False)
+    return figure
+
+
+def plot_accuracy_against_disagreement(
+    disagreement: Sequence[float], accuracy: Sequence[float], names: Sequence[str], ensemble: float, title: str
+) -> Figure:
+    """Draw the accuracy of every branch against how often it differs from the others; a line marks the ensemble's."""
+    figure = _figure(WIDTH, 3.8, title)
+    axes = figure.subplots()
+    axes.axhline(100 * ensemble, color=SECOND, linewidth=1.2, linestyle="--", label="ensemble")
+    axes.plot(100 * np.asarray(disagreement), 100 * np.asarray(accuracy), "o", color=FIRST, label="branch")
+    for x, y, name in zip(disagreement, accuracy, names, strict=True):
+        axes.annotate(name, (100 * x, 100 * y), (5, 4), textcoords="offset points", fontsize=LETTERS, color=INK)
+    axes.margins(0.15)
+    axes.set(xlabel="differs from another branch on (% of the faces, mean)", ylabel="accuracy (%)")
+    axes.legend(frameon=False, fontsize=LETTERS)
+    _tidy(axes, "both")
+    return figure
+
+
+def plot_faces(faces: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 4) -> Figure:
+    """Draw faces (H, W, 3), uint8 RGB, in a grid, each over its caption of two lines."""
+    columns = min(columns, max(len(faces), 3))
+    rows = -(-len(faces) // columns)
+    side = WIDTH / columns
+    figure = _figure(WIDTH, 0.4 + rows * (side + 0.36), title)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, face, caption in zip(grid, faces, captions, strict=False):
+        axes.imshow(face, interpolation="nearest" if max(face.shape) < 100 else "antialiased")
+        axes.text(
+            0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top",
+            fontsize=LETTERS, color=INK, linespacing=1.15,
+        )  # fmt: skip
+    return figure
+
+
+def plot_intervals(
+    names: Sequence[str], values: Sequence[float], intervals: Sequence[Interval], unit: str, title: str, zero: bool
+) -> Figure:
+    """Draw one value with its interval per row, in percent; `zero` marks where two networks are equal."""
+    figure = _figure(WIDTH, 1.3 + 0.36 * len(names), title)
+    axes = figure.subplots()
+    for row, (value, interval) in enumerate(zip(values, intervals, strict=True)):
+        if interval is not None:
+            axes.plot([100 * bound for bound in interval], [row] * 2, color=FIRST, linewidth=2, solid_capstyle="butt")
+        axes.plot(100 * value, row, "o", color=INK, markersize=5)
+    if zero:
+        axes.axvline(0, color=MARK, linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.margins(x=0.1)
+    axes.set_xlabel(unit)
+    _tidy(axes, "x")
+    return figure
+
+
+def _figure(width: float, height: float, title: str | None = None) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, color=INK, fontsize=9)
+    return figure
+
+
+def _draw_matrix(
+    axes: Axes,
+    values: np.ndarray,
+    written: Sequence[Sequence[str]],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    highest: float = 100,
+    slanted: bool = True,
+) -> None:
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=highest)
+    if len(rows) <= CELLS_WITH_NUMBERS:
+        for row, texts in enumerate(written):
+            for column, text in enumerate(texts):
+                color = "white" if values[row, column] > 0.55 * highest else INK
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=LETTERS)
+    axes.set_xticks(range(len(columns)), columns, rotation=40 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_yticks(range(len(rows)), rows)
     axes.spines[:].set_visible(False)
-    figure.colorbar(picture, ax=axes, shrink=0.8, label="% of the labelled class")
-    figure.savefig(path, dpi=130)
+    _set_letters(axes)
+
+
+def _tidy(axes: Axes, grid: str) -> None:
+    axes.grid(color=GRID, linewidth=0.6, axis=grid)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _set_letters(axes)
+
+
+def _set_letters(axes: Axes) -> None:
+    axes.tick_params(labelsize=LETTERS)
+    axes.xaxis.label.set_size(LETTERS + 0.5)
+    axes.yaxis.label.set_size(LETTERS + 0.5)
 
 
 def _number(value: Any) -> float:

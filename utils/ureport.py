@@ -2,23 +2,30 @@
 
 import csv
 import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from models.classifier import ExpressionClassifier
+from utils.ubootstrap import Interval
 from utils.ucheckpoint import Run, write_atomically, write_json
 from utils.udata import FaceDataset
+from utils.uhardware import Hardware
 from utils.umetrics import Metrics, compute_metrics
-from utils.uplot import plot_confusion, plot_history
+from utils.uplot import plot_confusion, plot_history, write_figure
 from utils.utrain import Predictions, predict_dataset
 
+NUMBERS = {  # of `Metrics`, as they are called in words
+    "accuracy": "accuracy",
+    "mean_class_accuracy": "mean class accuracy",
+    "macro_f1": "macro F1",
+    "calibration_error": "calibration error",
+}
 
-def report(
-    run: Run, loader: DataLoader, *, selected_on: str, seed: int, device: torch.device, precision: torch.dtype
-) -> Metrics:
+
+def report(run: Run, loader: DataLoader, *, selected_on: str, seed: int, hardware: Hardware) -> Metrics:
     """Reload the best and the last checkpoint of a run, score both, write what there is to see, and say the result.
 
     Writes curves.png, confusion_matrix.png and metrics.json into the run's folder.
@@ -28,25 +35,25 @@ def report(
         loader: the faces to report on, not shuffled.
         selected_on: the faces that the best epoch was chosen by, as the result line should name them.
         seed: seed of the run, for the result line.
-        device: where to compute.
-        precision: see `utils.utrain.choose_precision`.
+        hardware: where to compute, see `utils.uhardware.choose_hardware`.
 
     Returns:
         The metrics of the best checkpoint.
     """
     name = loader.dataset.dataset.name
+    hardware.wait_for_everyone()
     best, found = run.read_best()
-    metrics = score(best.to(device), predict_dataset(best, loader, device, precision))["ensemble (mean)"]
-    last = run.read_last().to(device)
-    last_metrics = score(last, predict_dataset(last, loader, device, precision))["ensemble (mean)"]
+    last = run.read_last()
+    for model in (best, last):
+        model.to(hardware.device, memory_format=hardware.memory_format)
+    metrics = score(best, predict_dataset(best, loader, hardware))["ensemble (mean)"]
+    last_metrics = score(last, predict_dataset(last, loader, hardware))["ensemble (mean)"]
+    if not hardware.is_main:
+        return metrics
     title = f"{run.directory.parent.name} / {run.directory.name}"
-    plot_history(run.history, run.directory / "curves.png", title)
-    plot_confusion(
-        metrics.confusion,
-        best.labels,
-        run.directory / "confusion_matrix.png",
-        f"{title}\n{describe(metrics)} on {name}",
-    )
+    write_figure(plot_history(run.history, title), run.directory / "curves.png")
+    heading = f"{title} on {name}\n{describe(metrics)}"
+    write_figure(plot_confusion(metrics.confusion, best.labels, heading), run.directory / "confusion_matrix.png")
     content = {"data": name, "selected_on": selected_on, "seed": seed, "found": found}
     write_json(content | {"best": metrics.as_dict(), "last": last_metrics.as_dict()}, run.directory / "metrics.json")
     print(f"\n{run.directory}: best.pt, last.pt, history.csv, metrics.json, curves.png, confusion_matrix.png")
@@ -58,18 +65,62 @@ def report(
     return metrics
 
 
-def score(model: ExpressionClassifier, predictions: Predictions) -> dict[str, Metrics]:
-    """Score the ensemble (the network's own mixture, and the plurality vote) and every branch."""
+def score(model: ExpressionClassifier, predictions: Predictions, seed: int = 0) -> dict[str, Metrics]:
+    """Score the ensemble (the network's own mixture, and the plurality vote) and every branch.
+
+    `seed` is that of the bootstrap.
+    """
     branch_logits, targets, _ = predictions
     probabilities = {f"ensemble ({how})": model.combine(branch_logits, how) for how in ("mean", "vote")}
     probabilities |= {f"branch {b}": logits.softmax(dim=1) for b, logits in enumerate(branch_logits, start=1)}
-    return {name: compute_metrics(values, targets, model.labels) for name, values in probabilities.items()}
+    return {name: compute_metrics(values, targets, model.labels, seed) for name, values in probabilities.items()}
 
 
 def describe(metrics: Metrics) -> str:
     """Say accuracy and interval in a few words."""
+    if metrics.accuracy_interval is None:
+        return f"{metrics.accuracy:.2%} accuracy (one face: no interval)"
     low, high = metrics.accuracy_interval
     return f"{metrics.accuracy:.2%} accuracy (95 % interval {100 * low:.2f} to {100 * high:.2f})"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share as a percentage."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float, name: str, digits: int = 1) -> str:
+    """Write one of `NUMBERS`: the calibration error as it is, the others as percentages."""
+    return f"{value:.{digits + 2}f}" if name == "calibration_error" else percent(value, digits)
+
+
+def span(interval: Interval, name: str = "accuracy", digits: int = 1) -> str:
+    """Write an interval in the unit of `number`."""
+    if interval is None:
+        return "no interval"
+    scale, digits = (1, digits + 2) if name == "calibration_error" else (100, digits)
+    return " to ".join(f"{scale * bound:.{digits}f}".replace("-", "−") for bound in interval)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Write a difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder for results, before hours are spent on them.
+
+    Raises:
+        ValueError: when it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder.absolute()} ({error.strerror}); choose another place with --output"
+        ) from error
 
 
 def write_predictions(
@@ -90,4 +141,4 @@ def write_predictions(
         chosen = [model.labels[choice] for choice in choices[row].tolist()]
         predicted = model.labels[int(probabilities[row].argmax())]
         writer.writerow([file.as_posix(), model.labels[int(target)], predicted, *values, *chosen])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue()))
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))

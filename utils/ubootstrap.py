@@ -1,0 +1,60 @@
+"""Bootstrap over faces: the same draws for every network scored on the same faces, so that differences are paired.
+
+Efron and Tibshirani, "An introduction to the bootstrap", 1993. A statistic of N faces is computed again for N faces
+drawn from them with replacement, `DRAWS` times. Whatever counts faces in cells (a confusion matrix) or sums a value in
+bins (calibration) follows from the sums of each draw, so that thousands of draws take a second.
+"""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+DRAWS = 2000
+CONFIDENCE = 0.95
+FACES_AT_ONCE = 2_000_000  # drawn faces in memory at a time
+
+Interval: TypeAlias = tuple[float, float] | None
+"""Lower and upper bound; None where there is nothing to draw from."""
+
+
+def draw_faces(num_faces: int, seed: int = 0, draws: int = DRAWS) -> Iterator[np.ndarray]:
+    """Yield the places of the faces drawn, (some, N) at a time, `draws` rows in all.
+
+    They depend on the number of faces, the seed and the number of draws alone.
+    """
+    rng = np.random.default_rng(seed)
+    at_once = max(1, FACES_AT_ONCE // max(num_faces, 1))
+    for start in range(0, draws, at_once):
+        yield rng.integers(num_faces, size=(min(at_once, draws - start), num_faces), dtype=np.int32)
+
+
+def sum_in_cells(cells: np.ndarray, num_cells: int, values: np.ndarray | None = None) -> np.ndarray:
+    """Sum values (D, N), or count faces, in the cells (D, N) that they belong to; returns (D, num_cells)."""
+    rows = len(cells)
+    places = cells + num_cells * np.arange(rows)[:, None]
+    weights = None if values is None else values.ravel()
+    return np.bincount(places.ravel(), weights, rows * num_cells).reshape(rows, num_cells)
+
+
+def percentile_interval(drawn: np.ndarray) -> Interval:
+    """Return the 95 % percentile interval of drawn values (D,); draws without a value (not a number) are left out."""
+    known = drawn[np.isfinite(drawn)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def basic_interval(estimate: float, drawn: np.ndarray) -> Interval:
+    """Return the 95 % basic interval of a share, for an estimate that chance pushes upwards, such as a mean gap.
+
+    Draws are pushed up once more, by as much again: reflecting them at the estimate takes both off. The interval is cut
+    to [0, 1] and reaches at least to the estimate. On simulated faces it covers the true calibration error in nine of
+    ten cases where the error is 0.02 or more, where the percentiles of the draws cover it in none to nine of ten.
+    """
+    percentiles = percentile_interval(drawn)
+    if percentiles is None:
+        return None
+    low, high = 2 * estimate - percentiles[1], 2 * estimate - percentiles[0]
+    return max(0.0, min(low, estimate)), min(1.0, max(high, estimate))
