@@ -1,0 +1,292 @@
+"""Takes a trained network elsewhere: to ONNX, and to the folder format of the published ESR weights.
+
+Run:  python -m models.export checkpoint/esr_ferplus/demo/best.pt --onnx face.onnx --esr-folder face_esr
+
+ONNX: the input "images" is (N, 3, image_size, image_size), RGB, uint8 or float32 in [0, 1], for any N; channel order
+and normalisation are in the graph. Outputs: "probabilities" (N, K), the network's own mixture of its branches, "logits"
+(B, N, K), and "affect" (N, 2), valence and arousal, of networks that have it. The metadata name architecture, classes
+and image size. ESR folder: `Net-Base-Shared_Representations.pt` and `Net-Branch_1.pt` .., which `models.weights` reads.
+"""
+
+import json
+import sys
+import tempfile
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import onnxruntime
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+
+from models.classifier import ExpressionClassifier, default_labels
+from models.esr import ESR
+from models.weights import BASE_FILE, BRANCH_FILE, load_model
+
+TOLERANCE = 1e-4  # how far ONNX Runtime and PyTorch may be apart, in probabilities, logits and affect
+CHECKED_BATCHES = (1, 5)  # faces at a time in the comparison
+INPUT_TYPES = {"uint8": torch.uint8, "float32": torch.float32}
+NOTE_FILE = "Net-README.txt"
+
+
+class ExportError(ValueError):
+    """A network that cannot be written in this format or to this place; the message says what to do."""
+
+
+class Exportable(nn.Module):
+    """A network that returns plain tensors: probabilities (N, K), logits (B, N, K) and, where it has one, affect."""
+
+    def __init__(self, model: ExpressionClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of what `forward` returns, in order."""
+        has_affect = self.model.arguments.get("affect", False)
+        return ["probabilities", "logits"] + (["affect"] if has_affect else [])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1]; affect is the mean over branches, (N, 2)."""
+        outputs = self.model(images)
+        logits = self.model.branch_logits(outputs)
+        results = (self.model.mean_probabilities(logits), logits)
+        return (*results, outputs.affect.mean(dim=0)) if "affect" in self.output_names else results
+
+
+def export_onnx(
+    model: ExpressionClassifier, path: str | Path, input_type: Literal["uint8", "float32"] = "uint8"
+) -> float:
+    """Write a network as one ONNX file, after ONNX Runtime has given the same results with it as PyTorch.
+
+    Args:
+        model: ESR or MA-Net, on any device and in any mode; it is left as it is.
+        path: the file to write, `.onnx`; what stands there is replaced once the new file has been checked.
+        input_type: what the file takes, uint8 or float32 in [0, 1].
+
+    Returns:
+        The largest absolute difference between ONNX Runtime and PyTorch (CPU, float32) on random pictures.
+
+    Raises:
+        ExportError: when the results differ by more than `TOLERANCE` (no file is left), or `path` cannot be the file.
+    """
+    path = _check_onnx_path(path)
+    if input_type not in INPUT_TYPES:
+        raise ExportError(f"input_type is {input_type!r}; expected one of {', '.join(INPUT_TYPES)}")
+    network = Exportable(deepcopy(model).cpu().float()).eval()
+    example = torch.zeros(2, 3, model.image_size, model.image_size, dtype=INPUT_TYPES[input_type])
+    with torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=network.output_names,
+            dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+            verbose=False,
+        )
+    program.model.metadata_props.update(_metadata(model, input_type))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        unchecked = Path(folder) / path.name
+        program.save(unchecked, external_data=False)
+        difference = largest_difference(network, unchecked)
+        if not difference <= TOLERANCE:  # also where it is not a number
+            raise ExportError(
+                f"ONNX Runtime {onnxruntime.__version__} and PyTorch {torch.__version__} differ by {difference:.2g} on "
+                f"random pictures, more than {TOLERANCE:g}; {path} was not written. Try other versions of torch, "
+                "onnxscript or onnxruntime"
+            )
+        unchecked.replace(path)
+    return difference
+
+
+@torch.inference_mode()
+def largest_difference(network: Exportable, path: Path) -> float:
+    """Compare an ONNX file with the network it was made from on random pictures, one and five at a time."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    is_float = session.get_inputs()[0].type == "tensor(float)"
+    differences = []
+    for number in CHECKED_BATCHES:
+        images = random_pictures(number, network.model.image_size)
+        images = images / 255 if is_float else images
+        found = session.run(network.output_names, {"images": images.numpy()})
+        differences += [
+            (torch.from_numpy(result) - expected).abs().max()
+            for result, expected in zip(found, network(images), strict=True)
+        ]
+    return torch.stack(differences).max().item()
+
+
+def random_pictures(number: int, size: int) -> Tensor:
+    """Return pictures (number, 3, size, size), uint8: patches of colour under noise, the same at every call."""
+    generator = torch.Generator().manual_seed(number)
+    patches = F.interpolate(torch.rand(number, 3, 6, 6, generator=generator), (size, size), mode="bilinear")
+    noise = torch.rand(number, 3, size, size, generator=generator)
+    return (255 * (0.8 * patches + 0.2 * noise)).to(torch.uint8)
+
+
+def _metadata(model: ExpressionClassifier, input_type: str) -> dict[str, str]:
+    """Say in plain text what a reader of the file must know."""
+    return {
+        "architecture": model.architecture,
+        "labels": json.dumps(model.labels),
+        "image_size": str(model.image_size),
+        "input": "images (N, 3, image_size, image_size), RGB, "
+        + ("uint8" if input_type == "uint8" else "float32 in [0, 1]")
+        + "; channel order and normalisation are in the graph",
+    }
+
+
+def _check_onnx_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != ".onnx" or path.is_dir():
+        raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
+    return path
+
+
+def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
+    """Write an ESR in the published folder format, with a note on what the format does not carry.
+
+    The written folder is read back and compared bit for bit before anything is put in place.
+
+    Args:
+        model: an ESR on any device; it is left as it is.
+        folder: where to write; created when missing. Weights of as many branches or fewer there are replaced.
+
+    Returns:
+        The lines of Python that load the folder with what the format leaves out: normalisation and image size.
+
+    Raises:
+        ExportError: for another architecture, for classes the format cannot name, or when `folder` is a file or holds
+            branches that would be read as part of this ensemble.
+    """
+    folder = _check_esr_folder(model, folder)
+    branches = [BRANCH_FILE.format(number) for number in range(1, len(model.branches) + 1)]
+    states = dict(zip([BASE_FILE, *branches], [model.base, *model.branches], strict=True))
+    code = _loading_code(model, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        unchecked = Path(temporary)
+        for name, module in states.items():
+            torch.save({key: value.cpu() for key, value in module.state_dict().items()}, unchecked / name)
+        (unchecked / NOTE_FILE).write_text(_note(model, code))
+        _compare(model, load_model(unchecked, normalization=model.arguments["normalization"]))
+        (folder / BASE_FILE).unlink(missing_ok=True)  # without it nobody reads a mixture of two ensembles
+        for name in (*branches, NOTE_FILE, BASE_FILE):
+            (unchecked / name).replace(folder / name)
+    return code
+
+
+def _check_esr_folder(model: ExpressionClassifier, folder: str | Path) -> Path:
+    folder = Path(folder).absolute()
+    if not isinstance(model, ESR):
+        raise ExportError(
+            f"this network is {model.architecture}; the folder format holds the base and the branches of an ESR, and "
+            "nothing else. Its checkpoint is one file already; export it with --onnx for use without PyTorch"
+        )
+    if model.labels != default_labels(len(model.labels)):
+        raise ExportError(
+            f"the classes are {', '.join(model.labels)}; the folder format carries no names, and its readers take "
+            f"{', '.join(default_labels(len(model.labels)))}: keep the checkpoint, or export with --onnx"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder} is a file; name a folder for the weights")
+    own = {BRANCH_FILE.format(number) for number in range(1, len(model.branches) + 1)}
+    surplus = sorted({path.name for path in folder.glob(BRANCH_FILE.format("*"))} - own)
+    if surplus:
+        raise ExportError(
+            f"{folder} holds {', '.join(surplus[:3])}{', ...' if len(surplus) > 3 else ''} of another ensemble, which "
+            f"would be read as part of this one ({len(own)} branch{'es' if len(own) > 1 else ''}); nothing was "
+            "written. Remove the Net-* files there, or choose another folder"
+        )
+    return folder
+
+
+def _loading_code(model: ESR, folder: Path) -> str:
+    """Return the Python that loads the folder as the network that was exported."""
+    code = f'model = load_model("{folder.as_posix()}", normalization="{model.arguments["normalization"]}")'
+    size = model.image_size
+    return code if size == 96 else f'{code}\nmodel.image_size = model.arguments["image_size"] = {size}'
+
+
+def _note(model: ESR, code: str) -> str:
+    order, mean, std = (
+        getattr(model, f"input_{name}").flatten().cpu().tolist() for name in ("channels", "mean", "std")
+    )
+    return f"""\
+An ensemble with shared representations (ESR) of {len(model.branches)} branches, in the folder format of the published
+ESR weights: state dicts of the shared base ({BASE_FILE}) and of each branch.
+
+The format does not carry what these weights saw. Feed them
+  pictures of {model.image_size} x {model.image_size} pixels,
+  channels {"".join("RGB"[channel] for channel in order)}, values in [0, 1],
+  minus {", ".join(f"{value:.4g}" for value in mean)}, divided by {", ".join(f"{value:.4g}" for value in std)}.
+Classes, in order: {", ".join(model.labels)}.
+
+With the Diversified FER project this is done by
+
+from models import load_model
+{code}
+
+The normalization must be named: without it a folder of 8 classes is taken for published weights, which saw BGR in
+[0, 1] without mean and deviation.
+"""
+
+
+def _compare(model: ESR, loaded: ExpressionClassifier) -> None:
+    """Raise ExportError unless two networks have the same tensors, bit for bit."""
+    states = [network.state_dict() for network in (model, loaded)]
+    differing = [key for key, value in states[0].items() if not torch.equal(value.cpu(), states[1].get(key, value[:0]))]
+    if differing or states[0].keys() != states[1].keys():
+        raise ExportError(
+            f"the folder did not load back as it was written (first difference: {(differing or ['other keys'])[0]}); "
+            "nothing was put in place. Weights of reduced precision must be converted with model.float() first"
+        )
+
+
+@dataclass
+class Export:
+    """What to write."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]  # a .pt checkpoint, a released MA-Net file or an ESR folder
+    onnx: Path | None = None  # the ONNX file to write
+    esr_folder: Path | None = None  # the folder to write, in the published ESR format
+    input_type: Literal["uint8", "float32"] = "uint8"  # what the ONNX file takes: uint8, or float32 in [0, 1]
+    normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
+
+
+def main(export: Export) -> None:
+    """Write what was asked for, and say in one line each what it is."""
+    if export.onnx is None and export.esr_folder is None:
+        raise ExportError("nothing to write: name --onnx FILE, --esr-folder FOLDER, or both")
+    model = load_model(export.checkpoint, normalization=export.normalization)
+    if export.esr_folder is not None:  # what cannot be written is said before the ONNX file is
+        _check_esr_folder(model, export.esr_folder)
+    size = model.image_size
+    if export.onnx is not None:
+        difference = export_onnx(model, export.onnx, export.input_type)
+        print(
+            f"wrote {export.onnx} ({export.onnx.stat().st_size / 1e6:.1f} MB): {model.architecture}, {size} x {size}, "
+            f"{export.input_type}, {len(model.labels)} classes; largest difference from PyTorch {difference:.1e}"
+        )
+    if export.esr_folder is not None:
+        code = export_esr_folder(model, export.esr_folder)
+        written = [*export.esr_folder.glob("Net-*")]
+        print(
+            f"wrote {export.esr_folder} ({sum(path.stat().st_size for path in written) / 1e6:.1f} MB): base and "
+            f"{len(model.branches)} of {len(model.branches)} branches, equal bit for bit when read back. Load it with"
+        )
+        print("from models import load_model\n" + code)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Export))
+    except (ValueError, OSError) as error:
+        sys.exit(f"models.export: {error}")
