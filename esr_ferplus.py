@@ -50,6 +50,7 @@ class Experiment:
     cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
     base_path_to_cache: Path | None = Path("data/cache")  # decoded pictures for the next start; None writes none
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
+    zoom: tuple[float, float] = (1.0, 1.25)  # range of the random scale; below 1, the borders of the picture stay in it
     # Output
     base_path_experiment: Path = Path("checkpoint/esr_ferplus")  # where experiments are kept
     name_experiment: str = "esr9_diversified"  # folder of this experiment
@@ -91,6 +92,7 @@ def demo_of(experiment: Experiment) -> Experiment:
         base_path_to_dataset=write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40),
         name_experiment="demo",
         augmentation=0.1,
+        zoom=(1.0, 1.025),
         image_size=64,
         num_branches_trained_network=2,
         max_training_epoch=6,
@@ -128,7 +130,7 @@ def main(experiment: Experiment) -> None:
     augment = K.AugmentationSequential(
         K.ColorJitter(brightness=0.5 * strength, contrast=0.5 * strength),
         K.RandomHorizontalFlip(p=0.5),
-        K.RandomAffine(30 * strength, (0.1 * strength, 0.1 * strength), (1.0, 1.0 + 0.25 * strength), p=1.0),
+        K.RandomAffine(30 * strength, (0.1 * strength, 0.1 * strength), experiment.zoom, p=1.0),
     )
 
     # Model
