@@ -1,11 +1,12 @@
-"""Takes a trained network elsewhere: to ONNX, and to the folder format of the published ESR weights.
+"""Takes a trained network elsewhere: to ONNX, to the folder format of the published ESR weights, to half the size.
 
-Run:  python -m models.export checkpoint/esr_ferplus/demo/best.pt --onnx face.onnx --esr-folder face_esr
+Run:  python -m models.export checkpoint/esr_ferplus/demo/best.pt --onnx face.onnx --esr-folder face_esr --half face.pt
 
 ONNX: the input "images" is (N, 3, image_size, image_size), RGB, uint8 or float32 in [0, 1], for any N; channel order
 and normalisation are in the graph. Outputs: "probabilities" (N, K), the network's own mixture of its branches, "logits"
 (B, N, K), and "affect" (N, 2), valence and arousal, of networks that have it. The metadata name architecture, classes
 and image size. ESR folder: `Net-Base-Shared_Representations.pt` and `Net-Branch_1.pt` .., which `models.weights` reads.
+Half: a checkpoint like any other with its weights in float16, half as large, to be handed on.
 """
 
 import json
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from models.classifier import ExpressionClassifier, default_labels
 from models.esr import ESR
-from models.weights import BASE_FILE, BRANCH_FILE, load_model
+from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, halve, load_model, read_tensors
 
 TOLERANCE = 1e-4  # how far ONNX Runtime and PyTorch may be apart, in probabilities, logits and affect
 CHECKED_BATCHES = (1, 5)  # faces at a time in the comparison
@@ -121,6 +122,29 @@ def largest_difference(network: Exportable, path: Path) -> float:
             for result, expected in zip(found, network(images), strict=True)
         ]
     return torch.stack(differences).max().item()
+
+
+def export_half(checkpoint: str | Path, path: str | Path) -> None:
+    """Write a checkpoint of this project with its weights in half precision; it loads like any other, into float32.
+
+    Args:
+        checkpoint: `best.pt` of an experiment, or another checkpoint of this project.
+        path: the file to write, `.pt`; it appears when it is complete.
+
+    Raises:
+        ExportError: for published weights, and for a `path` that is the checkpoint itself or no `.pt` file.
+        FileNotFoundError, CheckpointError: as `load_model`.
+    """
+    checkpoint, path = Path(checkpoint), Path(path)
+    if path.suffix != ".pt" or path.is_dir() or path.resolve() == checkpoint.resolve():
+        raise ExportError(f"{path} cannot be the smaller checkpoint: name another file that ends in .pt")
+    content = {} if checkpoint.is_dir() else read_tensors(checkpoint)
+    if content.get("format") != FORMAT:
+        raise ExportError(f"{checkpoint} holds published weights; --half takes a checkpoint that this project wrote")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        torch.save(halve(content), Path(folder) / path.name)
+        (Path(folder) / path.name).replace(path)
 
 
 def random_pictures(number: int, size: int) -> Tensor:
@@ -241,11 +265,12 @@ The normalization must be named: without it a folder of 8 classes is taken for p
 
 def _compare(model: ESR, loaded: ExpressionClassifier) -> None:
     """Raise ExportError unless two networks have the same tensors, bit for bit."""
-    states = [network.state_dict() for network in (model, loaded)]
-    differing = [key for key, value in states[0].items() if not torch.equal(value.cpu(), states[1].get(key, value[:0]))]
-    if differing or states[0].keys() != states[1].keys():
+    written, read = model.state_dict(), loaded.state_dict()
+    differing = sorted(written.keys() ^ read.keys())
+    differing += [key for key in written.keys() & read.keys() if not torch.equal(written[key].cpu(), read[key])]
+    if differing:
         raise ExportError(
-            f"the folder did not load back as it was written (first difference: {(differing or ['other keys'])[0]}); "
+            f"the folder did not load back as it was written (first difference: {differing[0]}); "
             "nothing was put in place. Weights of reduced precision must be converted with model.float() first"
         )
 
@@ -257,14 +282,15 @@ class Export:
     checkpoint: Annotated[Path, tyro.conf.Positional]  # a .pt checkpoint, a released MA-Net file or an ESR folder
     onnx: Path | None = None  # the ONNX file to write
     esr_folder: Path | None = None  # the folder to write, in the published ESR format
+    half: Path | None = None  # the checkpoint to write with weights in half precision
     input_type: Literal["uint8", "float32"] = "uint8"  # what the ONNX file takes: uint8, or float32 in [0, 1]
     normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
 
 
 def main(export: Export) -> None:
     """Write what was asked for, and say in one line each what it is."""
-    if export.onnx is None and export.esr_folder is None:
-        raise ExportError("nothing to write: name --onnx FILE, --esr-folder FOLDER, or both")
+    if export.onnx is None and export.esr_folder is None and export.half is None:
+        raise ExportError("nothing to write: name --onnx FILE, --esr-folder FOLDER or --half FILE")
     model = load_model(export.checkpoint, normalization=export.normalization)
     if export.esr_folder is not None:  # what cannot be written is said before the ONNX file is
         _check_esr_folder(model, export.esr_folder)
@@ -283,6 +309,9 @@ def main(export: Export) -> None:
             f"{len(model.branches)} of {len(model.branches)} branches, equal bit for bit when read back. Load it with"
         )
         print("from models import load_model\n" + code)
+    if export.half is not None:
+        export_half(export.checkpoint, export.half)
+        print(f"wrote {export.half} ({export.half.stat().st_size / 1e6:.1f} MB): the same network in half precision")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_multiscale_chains_against_the_written_out_formula(order):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.rand(3, 64, 64), "expected .N, 3, H, W."),
+        (torch.rand(64, 64), "expected .N, 3, H, W."),
         (torch.rand(2, 1, 64, 64), "expected .N, 3, H, W."),
         (torch.rand(0, 3, 64, 64), "at least one face"),
         (torch.rand(2, 3, 64, 64) * 255, r"expected \[0, 1\]"),

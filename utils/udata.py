@@ -382,3 +382,13 @@ def _missing(path: Path, dataset: str, layout: str) -> str:
         f"{dataset} is not at {path.absolute()} ({existing} exists and holds {', '.join(inside) or 'nothing'}). "
         f"Expected {layout}; {WHERE[dataset]}. Set base_path_to_dataset to the folder that holds it, or try --demo"
     )
+
+
+if __name__ == "__main__":  # python -m utils.udata check DATASET ROOT
+    import sys
+
+    from tyro.extras import subcommand_cli_from_dict
+
+    from utils.ucheck import command
+
+    sys.exit(subcommand_cli_from_dict({"check": command}))
