@@ -167,12 +167,9 @@ def main(experiment: Experiment) -> None:
         rates = [experiment.lr_new if first else experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
         num_epochs = experiment.max_training_epoch if first else experiment.max_finetune_epoch
         optimizer = torch.optim.SGD(
-            model.parameter_groups(rates[0], rates),
-            momentum=0.9,
-            weight_decay=experiment.weight_decay,
-            nesterov=experiment.nesterov,
-            fused=True,
-        )
+            model.parameter_groups(rates[0], rates), momentum=0.9, weight_decay=experiment.weight_decay,
+            nesterov=experiment.nesterov, fused=True,
+        )  # fmt: skip
         if experiment.schedule == "step":
             scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay)
         else:
@@ -181,22 +178,12 @@ def main(experiment: Experiment) -> None:
                 optimizer, highest, total_steps=num_epochs * len(train), cycle_momentum=False
             )
         train_stage(
-            run,
-            branches,
-            num_epochs=num_epochs,
-            validation_interval=experiment.validation_interval,
-            model=model,
-            optimizer=optimizer,
-            scheduler=scheduler,
+            run, branches, num_epochs=num_epochs, validation_interval=experiment.validation_interval, model=model,
+            optimizer=optimizer, scheduler=scheduler,
             scheduler_interval="epoch" if experiment.schedule == "step" else "step",
-            weight_averaging=experiment.weight_averaging,
-            train=train,
-            validation=validation,
-            augment=augment,
-            objective=objective,
-            diversity=diversity,
-            hardware=hardware,
-        )
+            weight_averaging=experiment.weight_averaging, train=train, validation=validation, augment=augment,
+            objective=objective, diversity=diversity, hardware=hardware,
+        )  # fmt: skip
     report(run, reported, selected_on="FER+ valid", seed=experiment.seed, hardware=hardware)
 
 

@@ -158,20 +158,11 @@ def main(experiment: Experiment) -> None:
         groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
         optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
         train_stage(
-            run,
-            branches,
-            num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
-            validation_interval=experiment.validation_interval,
-            model=model,
-            optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
-            train=train,
-            validation=validation,
-            augment=augment,
-            objective=objective,
-            diversity=diversity,
-            hardware=hardware,
-        )
+            run, branches, num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
+            validation_interval=experiment.validation_interval, model=model, optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay), train=train,
+            validation=validation, augment=augment, objective=objective, diversity=diversity, hardware=hardware,
+        )  # fmt: skip
     report(run, test, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
 
 

@@ -159,20 +159,12 @@ def main(experiment: Experiment) -> None:
     regularization = {"momentum": 0.9, "weight_decay": experiment.weight_decay}
     optimizer = torch.optim.SGD(model.parameters(), experiment.lr, **regularization, fused=True)
     train_stage(
-        run,
-        1,
-        num_epochs=num_epochs,
-        validation_interval=experiment.validation_interval,
-        model=model,
+        run, 1, num_epochs=num_epochs, validation_interval=experiment.validation_interval, model=model,
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.StepLR(optimizer, experiment.lr_decay_interval, experiment.lr_decay),
-        train=train,
-        validation=validation,
-        augment=augment,
-        objective=objective,
-        diversity=diversity,
+        train=train, validation=validation, augment=augment, objective=objective, diversity=diversity,
         hardware=hardware,
-    )
+    )  # fmt: skip
     report(run, reported, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
 
 

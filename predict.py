@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from models import load_model
+from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
 from utils.ucheckpoint import write_atomically
 from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
@@ -153,7 +153,7 @@ def main(prediction: Prediction) -> None:
     live = prediction.webcam is not None
     frames = stream_webcam(prediction.webcam, prediction.every) if live else read_media(paths, prediction.every)
     batch_size = 1 if live else prediction.batch_size  # a webcam is answered at once
-    labelled = label_faces(model, frames, prediction.detector, prediction.margin, batch_size)
+    labelled = label_faces(optimize_for_inference(model), frames, prediction.detector, prediction.margin, batch_size)
     grey = np.full((model.image_size, model.image_size, 3), 128, dtype=np.uint8)
     num_branches = len(model.predict_branches(grey)) if prediction.branches else 0
     counts = []

@@ -100,7 +100,7 @@ def heading(machine: str, benchmark: Benchmark, precision: torch.dtype) -> list[
         f"# Speed, {date.today().isoformat()}",
         "",
         f"{machine}. Plain: float32, eager, contiguous, see `benchmarks/plain.py`. Ours: {precision}, channels_last, "
-        "compiled for training, BatchNorm folded for inference. "
+        "compiled, but for single faces; BatchNorm folded for inference. "
         f"{benchmark.rounds} rounds, plain and ours in turn, each in a process of its own after two warm-up calls. "
         "Times are the median of the rounds' medians, with their range. The ratio is the median over the rounds. "
         "FLOP/s: matrix products and convolutions, as a share of a large matrix product in the same precision. "

@@ -137,7 +137,7 @@ def inference(network: str, batch_size: int, variant: str, device: str) -> Measu
     images = torch.randint(0, 256, (batch_size, 3, model.image_size, model.image_size), dtype=torch.uint8)
     flop = flop_of(model, images.to(hardware.device) / 255, training=False)
     if variant == "ours":
-        model = optimize_for_inference(model, hardware.precision)
+        model = optimize_for_inference(model, hardware.precision, compile=batch_size > 1)
     function = lambda: model.predict(images).cpu()  # noqa: E731
     return timed(function, batch_size, hardware.device, 10 if device == "cpu" else 50, flop)
 

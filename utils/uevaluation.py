@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from models.classifier import ExpressionClassifier
+from models.inference import optimize_for_inference
 from models.weights import FORMAT, CheckpointError, read_tensors
 from utils.ubranches import Disagreement, Similarity, measure_disagreement, watch_features
 from utils.udata import FaceDataset
@@ -134,8 +135,9 @@ def evaluate_model(
         seed: seed of the bootstrap.
     """
     faces: FaceDataset = loader.dataset.dataset
-    with watch_features(model, len(faces)) as sample:
-        predictions = predict_dataset(model, loader, hardware)
+    fast = optimize_for_inference(model, hardware.precision)
+    with watch_features(fast, len(faces)) as sample:
+        predictions = predict_dataset(fast, loader, hardware)
     B = len(predictions.branch_logits)
     probabilities = model.combine(predictions.branch_logits)
     return Scored(

@@ -44,18 +44,17 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
     figure = _figure(12, 3.8)
     figure.suptitle(title, color=INK)
     similarities = sorted({key for row in history for key in row if key.startswith("similarity_")})
-    panels = {
-        "loss per face": ["train_loss", "validation_loss"],
-        "accuracy (%)": ["train_accuracy", "validation_accuracy"],
-        "mean similarity of branches": similarities,
+    panels = {  # column: what it is called
+        "loss": {"train_loss": "train, all terms", "validation_loss": "validation, cross-entropy of the ensemble"},
+        "accuracy (%)": {"train_accuracy": "train, augmented", "validation_accuracy": "validation"},
+        "mean similarity of branches": {column: column.removeprefix("similarity_") for column in similarities},
     }
     for axes, (name, columns) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for column in columns:
+        for column, label in columns.items():
             values = np.array([_number(row.get(column)) for row in history])
             known = np.isfinite(values)
             if known.any():
                 values = 100 * values if "accuracy" in column else values
-                label = column.removeprefix("similarity_").split("_")[0]
                 axes.plot(epochs[known], values[known], marker="o", markersize=3, linewidth=1.4, label=label)
         for place in range(1, len(history)):
             if history[place]["stage"] != history[place - 1]["stage"]:
