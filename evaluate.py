@@ -4,7 +4,8 @@ Run:  python evaluate.py checkpoint/esr_ferplus/demo/best.pt --dataset ferplus -
 Reads this project's checkpoints, folders of published ESR weights and released MA-Net files.
 Writes, per checkpoint, <checkpoint>_on_<data>/ (or below --output): report.html (everything, in one file), metrics.json
 (accuracy, mean class accuracy, macro F1, precision and recall per class and calibration error of the ensemble by mean
-and by vote and of every branch, each with its 95 % interval), predictions.csv (one row per face) and the pictures.
+and by vote and of every branch, each with its 95 % interval; errors, concordance and sign agreement of valence and
+arousal where network and data have them), predictions.csv (one row per face) and the pictures.
 Several checkpoints are compared with the first one, face by face, in comparison_on_<data>/; with --seeds they are runs
 of one experiment, reported as mean and standard deviation.
 """
@@ -18,6 +19,7 @@ import tyro
 
 from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
+from utils.uaffect import describe_affect
 from utils.ucheckpoint import write_json
 from utils.ucomparison import Comparison, check_seeds, compare, write_choices
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
@@ -79,6 +81,8 @@ def tell(result: Scored, faces: Faces, folder: Path) -> None:
         print(f"  {name:16s} {describe(metrics)}, {', '.join(others)}")
     known = {label: recall for label, recall in result.ensemble.recall.items() if recall is not None}
     print("  recall: " + ", ".join(f"{label} {recall:.1%}" for label, recall in known.items()))
+    if result.affect:
+        print(f"  {describe_affect(result.affect)}")
     print(f"  wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
 
 

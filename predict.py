@@ -4,9 +4,10 @@ Run:  python predict.py photo.jpg folder video.mp4 --annotate
       python predict.py --webcam 0
       python predict.py faces --detector none --checkpoint checkpoint/esr_ferplus/demo/best.pt --explain
 Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, label,
-probability of each class; with --branches what each branch says), and a row for a picture without a face and for a file
-that cannot be read; annotated/ (--annotate): the pictures and videos with boxes and labels; explained/ (--explain):
-each face with the heat maps of the ensemble and of every branch. A file appears when it is complete.
+probability of each class, valence and arousal where the network has them; with --branches what each branch says), and
+a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate): the pictures and videos
+with boxes and labels; explained/ (--explain): each face with the heat maps of the ensemble and of every branch. A file
+appears when it is complete.
 """
 
 import sys
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
+from utils.uaffect import DIMENSIONS
 from utils.ucheckpoint import write_atomically
 from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from utils.uhardware import choose_hardware
@@ -129,7 +131,8 @@ def say(frame: Frame, faces: list[LabelledFace]) -> Iterator[str]:
     for face in faces:
         x, y, width, height = face.box
         probability = float(face.probabilities[face.target])
-        yield f"{frame.source}: {face.label} ({probability:.0%}), box x {x}, y {y}, {width} x {height}"
+        affect = "".join(f", {name} {value:+.2f}" for name, value in zip(DIMENSIONS, face.affect, strict=False))
+        yield f"{frame.source}: {face.label} ({probability:.0%}){affect}, box x {x}, y {y}, {width} x {height}"
     if not faces:
         yield f"{frame.source}: {NO_FACE}"
 
@@ -162,7 +165,8 @@ def main(prediction: Prediction) -> None:
     def write(temporary: Path) -> None:
         try:
             with temporary.open("w", newline="", encoding="utf-8") as file:
-                counts.append(FaceTable(file, model.labels, num_branches))
+                dimensions = DIMENSIONS if model.predicts_affect else ()
+                counts.append(FaceTable(file, model.labels, num_branches, dimensions))
                 write_results(prediction, model, labelled, paths, counts[0])
         except BaseException:
             temporary.unlink(missing_ok=True)

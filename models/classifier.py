@@ -59,6 +59,11 @@ class ExpressionClassifier(nn.Module):
         """The name of the network's class, as written into its checkpoints."""
         return type(self).__name__
 
+    @property
+    def predicts_affect(self) -> bool:
+        """Whether the network also has heads for valence and arousal, see `models.esr.ESR.mean_affect`."""
+        return bool(self.arguments.get("affect"))
+
     def normalize(self, images: Tensor) -> Tensor:
         """Turn pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], into what the first convolution expects."""
         if images.dtype == torch.uint8:

@@ -187,6 +187,19 @@ class ESR(ExpressionClassifier):
         modules, rates = [self.base, *self.branches], [lr_base, *lr_branches]
         return [{"params": list(m.parameters()), "lr": lr} for m, lr in zip(modules, rates, strict=True)]
 
+    @torch.no_grad()
+    def mean_affect(self, branch_logits: Tensor) -> Tensor:
+        """Return valence and arousal (N, 2), in [-1, 1] as trained, the mean of what follows from scores (B, N, K).
+
+        Raises:
+            ValueError: for a network without these heads.
+        """
+        if not self.predicts_affect:
+            raise ValueError("this network has no heads for valence and arousal; train them with --affect")
+        heads = [branch.fc_dimensional for branch in self.branches]
+        scores = F.relu(branch_logits.to(heads[0].weight))
+        return torch.stack([head(s) for head, s in zip(heads, scores, strict=True)]).mean(dim=0).float()
+
     def branch_logits(self, outputs: ESROutput | ESRAffectOutput) -> Tensor:
         """Return the scores (B, N, K) of the branches."""
         return outputs.logits

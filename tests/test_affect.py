@@ -1,5 +1,6 @@
 """Valence and arousal: the numbers against formulas, and the heads trained alone by the script."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -7,13 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
+from torchmetrics.functional.regression import concordance_corrcoef
 
 import esr_affectnet
+import evaluate
+import predict
 from models import load_model
+from models.classifier import resize
 from models.esr import ESR
 from models.weights import read_tensors
 from utils.uaffect import affect_loss, compute_affect_metrics
-from utils.udata import AffectNet
+from utils.udata import AffectNet, read_image
 from utils.udemosets import write_affectnet
 
 
@@ -27,9 +33,19 @@ def test_metrics_are_the_formulas():
         assert metrics.rmse[name] == pytest.approx(np.sqrt(((p - t) ** 2).mean()))
         covariance = ((p - p.mean()) * (t - t.mean())).mean()
         concordance = 2 * covariance / (p.var() + t.var() + (p.mean() - t.mean()) ** 2)
-        assert metrics.concordance[name] == pytest.approx(concordance, abs=0.01)  # torchmetrics divides by n - 1
+        assert metrics.concordance[name] == pytest.approx(concordance)
+        library = concordance_corrcoef(torch.tensor(p), torch.tensor(t)).item()  # divides by n - 1 here and there
+        assert metrics.concordance[name] == pytest.approx(library, abs=0.01)
         assert metrics.sign_agreement[name] == pytest.approx((np.sign(p) == np.sign(t)).mean())
+        for measure in ("rmse", "concordance", "sign_agreement"):
+            low, high = metrics.intervals[measure][name]
+            assert low < getattr(metrics, measure)[name] < high
+        drawn = bootstrap((p, t), lambda a, b: np.sqrt(((a - b) ** 2).mean()), paired=True, method="percentile", rng=0)
+        expected = [drawn.confidence_interval.low, drawn.confidence_interval.high]
+        np.testing.assert_allclose(metrics.intervals["rmse"][name], expected, atol=0.003)
     assert metrics.n == 200
+    single = compute_affect_metrics(torch.zeros(1, 2), torch.zeros(1, 2))
+    assert single.n == 1 and single.intervals["rmse"] == {"valence": None, "arousal": None}
 
 
 def test_the_loss_is_the_sum_of_root_mean_squares():
@@ -87,3 +103,25 @@ def test_the_script_trains_the_heads_alone(tmp_path, capsys):
     assert all(torch.equal(state[key], value) for key, value in emotions.items()), "all else is as it was"
     metrics = json.loads((tmp_path / "affect" / "affect_metrics.json").read_text())
     assert metrics["n"] == 16 and 0 < metrics["rmse"]["valence"] < 2
+
+    # the same numbers by evaluate.py, on its page too, and the same values by predict.py
+    task = evaluate.Evaluation((tmp_path / "affect" / "best.pt",), "affectnet", data, device="cpu")
+    evaluate.main(task)
+    folder = tmp_path / "affect" / "best_on_affectnet_validation"
+    found = json.loads((folder / "metrics.json").read_text())["affect"]
+    for measure in ("rmse", "concordance", "sign_agreement"):
+        assert found[measure] == pytest.approx(metrics[measure], abs=1e-4, nan_ok=True)
+    assert "<h3>Valence and arousal</h3>" in (folder / "report.html").read_text()
+    assert "valence: RMSE" in capsys.readouterr().out
+    faces = sorted((data / "Validation").rglob("*.jpg"))[:3]
+    output = tmp_path / "predictions"
+    predict.main(predict.Prediction(tuple(faces), checkpoint=task.checkpoints[0], detector="none", output=output))
+    rows = list(csv.DictReader((output / "predictions.csv").open()))
+    images = [read_image(path) for path in faces]
+    expected = model.mean_affect(model.predict_branches(images))
+    np.testing.assert_allclose([[float(row["valence"]), float(row["arousal"])] for row in rows], expected, atol=1e-5)
+    with torch.inference_mode():
+        affect = model(torch.stack([resize(torch.from_numpy(i).permute(2, 0, 1)[None], 60)[0] for i in images])).affect
+    torch.testing.assert_close(expected, affect.mean(dim=0), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="no heads for valence and arousal; train them with --affect"):
+        ESR(1).mean_affect(torch.zeros(1, 2, 8))

@@ -3,18 +3,20 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics.functional.regression import concordance_corrcoef, mean_squared_error
 from tqdm.auto import tqdm
 
 from models.classifier import resize
 from models.esr import ESR
+from utils.ubootstrap import Interval, draw_faces, percentile_interval
 from utils.ucheckpoint import Run, write_json
 from utils.uhardware import Hardware
 
 DIMENSIONS = ("valence", "arousal")
+MEASURES = {"rmse": "RMSE", "concordance": "concordance", "sign_agreement": "sign agreement"}
 
 
 @dataclass(frozen=True)
@@ -24,29 +26,47 @@ class AffectMetrics:
     Attributes:
         n: number of faces.
         rmse: root of the mean squared error, of each dimension.
-        concordance: Lin's concordance correlation coefficient, of each.
+        concordance: concordance correlation coefficient, of each (Lin, Biometrics 1989).
         sign_agreement: share of faces whose sign is predicted, of each (Mollahosseini et al. 2019, equation 6).
+        intervals: 95 % bootstrap intervals over faces, by measure and dimension; None for fewer than two faces.
     """
 
     n: int
     rmse: dict[str, float]
     concordance: dict[str, float]
     sign_agreement: dict[str, float]
+    intervals: dict[str, dict[str, Interval]]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
 
 
-def compute_affect_metrics(predicted: Tensor, targets: Tensor) -> AffectMetrics:
-    """Score valence and arousal, predicted (N, 2) against annotated (N, 2)."""
-    columns = [(name, predicted[:, i].double(), targets[:, i].double()) for i, name in enumerate(DIMENSIONS)]
+def compute_affect_metrics(predicted: Tensor, targets: Tensor, seed: int = 0) -> AffectMetrics:
+    """Score valence and arousal, predicted (N, 2) against annotated (N, 2); `seed` is that of the bootstrap."""
+    p, t = predicted.double().numpy().T, targets.double().numpy().T  # (2, N)
+    values = dict(zip(MEASURES, _measure(p, t), strict=True))
+    drawn = [_measure(p[:, faces], t[:, faces]) for faces in draw_faces(len(targets), seed)] if len(targets) > 1 else []
+    draws = [np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True)] or [()] * len(MEASURES)  # (2, D)
     return AffectMetrics(
-        n=len(targets),
-        rmse={name: mean_squared_error(p, t, squared=False).item() for name, p, t in columns},
-        concordance={name: concordance_corrcoef(p, t).item() for name, p, t in columns},
-        sign_agreement={name: (p.sign() == t.sign()).double().mean().item() for name, p, t in columns},
+        len(targets),
+        **{name: dict(zip(DIMENSIONS, found.tolist(), strict=True)) for name, found in values.items()},
+        intervals={
+            name: dict.fromkeys(DIMENSIONS) | {d: percentile_interval(v) for d, v in zip(DIMENSIONS, of_both)}  # noqa: B905
+            for name, of_both in zip(MEASURES, draws, strict=True)
+        },
     )
+
+
+def _measure(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the root mean squared error, the concordance and the sign agreement of values (..., N)."""
+    means = predicted.mean(axis=-1), targets.mean(axis=-1)
+    covariance = (predicted * targets).mean(axis=-1) - means[0] * means[1]
+    spread = predicted.var(axis=-1) + targets.var(axis=-1) + (means[0] - means[1]) ** 2
+    with np.errstate(invalid="ignore"):  # one value throughout has no concordance
+        concordance = 2 * covariance / spread
+    agreement = (np.sign(predicted) == np.sign(targets)).mean(axis=-1)
+    return np.sqrt(((predicted - targets) ** 2).mean(axis=-1)), concordance, agreement
 
 
 @torch.inference_mode()

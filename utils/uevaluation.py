@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from models.classifier import ExpressionClassifier
+from models.esr import ESR
 from models.inference import optimize_for_inference
 from models.weights import FORMAT, CheckpointError, read_tensors
+from utils.uaffect import AffectMetrics, compute_affect_metrics
 from utils.ubranches import Disagreement, Similarity, measure_disagreement, watch_features
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
@@ -72,7 +74,7 @@ class Scored:
     Attributes:
         name: what the checkpoint is called in tables.
         description: architecture, branches and size in a few words.
-        predicts_affect: whether the network also has heads for valence and arousal.
+        affect: valence and arousal of the faces that have them; None for a network or data without.
         probabilities: of the ensemble by mean, (N, K).
         metrics: of the ensemble by mean and by vote, and of every branch.
         branches: what the branches are called in pictures.
@@ -84,7 +86,7 @@ class Scored:
     name: str
     path: Path
     description: str
-    predicts_affect: bool
+    affect: AffectMetrics | None
     labels: tuple[str, ...]
     provenance: Provenance
     predictions: Predictions
@@ -104,6 +106,7 @@ class Scored:
             "seed": self.provenance.seed,
             "found": self.provenance.measured,
             **{name: metrics.as_dict() for name, metrics in self.metrics.items()},
+            "affect": self.affect and self.affect.as_dict(),
             "similarity": self.similarity and self.similarity.as_dict(),
             "disagreement": self.disagreement and self.disagreement.as_dict(),
         }
@@ -144,7 +147,7 @@ def evaluate_model(
         name=name,
         path=path,
         description=describe_network(model),
-        predicts_affect=bool(model.arguments.get("affect")),
+        affect=measure_affect(model, predictions, faces, seed) if model.predicts_affect else None,
         labels=model.labels,
         provenance=provenance,
         predictions=predictions,
@@ -155,6 +158,19 @@ def evaluate_model(
         disagreement=measure_disagreement(predictions.branch_logits, predictions.targets),
         mistakes=find_mistakes(probabilities, predictions, faces, model.labels),
     )
+
+
+def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, seed: int) -> AffectMetrics | None:
+    """Score valence and arousal on the faces that have them; None where there are none."""
+    annotated = getattr(faces, "affect", None)  # (N, 2), of AffectNet
+    if annotated is None:
+        return None
+    targets = torch.from_numpy(annotated)[predictions.indices]
+    known = (targets.abs() <= 1).all(dim=1)
+    if not known.any():
+        return None
+    predicted = model.mean_affect(predictions.branch_logits).cpu()
+    return compute_affect_metrics(predicted[known], targets[known], seed)
 
 
 def describe_network(model: ExpressionClassifier) -> str:

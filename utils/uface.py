@@ -45,6 +45,7 @@ class LabelledFace(NamedTuple):
         target: its index.
         probabilities: of every class, (K,).
         branch_labels: what each branch would say.
+        affect: valence and arousal in [-1, 1], of a network that has heads for them.
     """
 
     box: tuple[int, int, int, int]
@@ -53,6 +54,7 @@ class LabelledFace(NamedTuple):
     target: int
     probabilities: Tensor
     branch_labels: tuple[str, ...]
+    affect: tuple[float, ...] = ()
 
 
 class FaceTable:
@@ -62,6 +64,7 @@ class FaceTable:
         file: where to write, a text file.
         labels: the network's class names.
         num_branches: branches whose labels are written; 0 for none.
+        dimensions: names of the further numbers of a face, "valence" and "arousal" or none.
 
     Attributes:
         labels: rows per label.
@@ -69,12 +72,12 @@ class FaceTable:
         unreadable: files that could not be read, or not to their end.
     """
 
-    def __init__(self, file: TextIO, labels: Sequence[str], num_branches: int) -> None:
+    def __init__(self, file: TextIO, labels: Sequence[str], num_branches: int, dimensions: Sequence[str] = ()) -> None:
         self.writer, self.num_branches = csv.writer(file, lineterminator="\n"), num_branches
         self.labels: Counter[str] = Counter()
         self.pictures = self.unreadable = 0
         self.answers = [f"probability_{label}" for label in labels]
-        self.answers += [f"branch_{number}" for number in range(1, num_branches + 1)]
+        self.answers += [*dimensions, *(f"branch_{number}" for number in range(1, num_branches + 1))]
         self.writer.writerow(["file", "seconds", "x", "y", "width", "height", "label", *self.answers])
 
     def add(self, frame: Frame, faces: list[LabelledFace]) -> None:
@@ -83,7 +86,7 @@ class FaceTable:
         self.unreadable += frame.error is not None
         place = [str(frame.source), "" if frame.seconds is None else f"{frame.seconds:.3f}"]
         for face in faces:
-            numbers = [f"{value:.6f}" for value in face.probabilities.tolist()]
+            numbers = [f"{value:.6f}" for value in (*face.probabilities.tolist(), *face.affect)]
             said = face.branch_labels[: self.num_branches]
             self.writer.writerow([*place, *face.box, face.label, *numbers, *said])
             self.labels[face.label] += 1
@@ -272,12 +275,14 @@ def _label(
         branch_logits = model.predict_branches(crops, batch_size).cpu()  # (B, N, K)
         probabilities = model.combine(branch_logits)  # (N, K)
         choices = branch_logits.argmax(dim=2).T.tolist()  # (N, B)
+        affect = model.mean_affect(branch_logits).tolist() if model.predicts_affect else [()] * len(crops)
     place = 0
     for frame, boxes, cut in pending:
         faces = []
         for box, crop in zip(boxes.tolist(), cut, strict=True):
             target = int(probabilities[place].argmax())
             said = tuple(model.labels[choice] for choice in choices[place])
-            faces.append(LabelledFace(tuple(box), crop, model.labels[target], target, probabilities[place], said))
+            label, of_classes = model.labels[target], probabilities[place]
+            faces.append(LabelledFace(tuple(box), crop, label, target, of_classes, said, tuple(affect[place])))
             place += 1
         yield frame, faces

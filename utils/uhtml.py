@@ -234,6 +234,8 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "span": span, "signed": signed, "number": number}
+    environment.filters["affect"] = lambda value: number(value, "calibration_error")  # three digits, no unit
+    environment.filters["affect_span"] = lambda interval: span(interval, "calibration_error")
     first = results[0][0]
     support = [sum(row) for row in first.ensemble.confusion]
     most = support.index(max(support))
@@ -300,8 +302,6 @@ def list_missing(result: Scored) -> list[str]:
         missing.append("Most confident mistakes: there are none.")
     if not result.provenance.variables:
         missing.append("Seed, selection and training variables: this checkpoint carries none.")
-    if result.predicts_affect:
-        missing.append("Valence and arousal, which this network also predicts: this page is about its emotions.")
     return missing
 
 
