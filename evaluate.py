@@ -157,3 +157,5 @@ if __name__ == "__main__":
         main(tyro.cli(Evaluation))
     except (ValueError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("evaluate.py: interrupted; a folder without report.html is not complete")

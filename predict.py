@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from os.path import commonpath
+from os.path import commonpath, normpath
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +33,7 @@ from utils.umedia import (
     VIDEO_SUFFIXES,
     Frame,
     LiveWindow,
+    MediaError,
     VideoFile,
     annotate,
     annotated_path,
@@ -42,6 +43,7 @@ from utils.umedia import (
     write_picture,
 )
 
+EXPLAINED_AT_ONCE = 8  # faces whose heat maps are in memory at a time
 TALKATIVE = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
 
 
@@ -75,12 +77,18 @@ def write_explanations(model: ExpressionClassifier, frame: Frame, faces: list[La
     from utils.uexplain import explain, plot_explanation  # captum and matplotlib take seconds to import
     from utils.uplot import write_figure
 
-    explanation = explain(model, [face.crop for face in faces])
     moment = "" if frame.seconds is None else f"_{frame.seconds:.3f}s"
-    for number in range(len(faces)):
-        path = stem.with_name(f"{stem.name}{moment}_face{number + 1}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_figure(plot_explanation(explanation, number, model.labels), path)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(faces), EXPLAINED_AT_ONCE):
+        explanation = explain(model, [face.crop for face in faces[start : start + EXPLAINED_AT_ONCE]])
+        for number in range(len(explanation.targets)):
+            path = stem.with_name(f"{stem.name}{moment}_face{start + number + 1}.png")
+            write_figure(plot_explanation(explanation, number, model.labels), path)
+
+
+def plain(path: Path) -> Path:
+    """Return the absolute path without "..", so that results never leave their folder; links stay as they are."""
+    return Path(normpath(path.absolute()))
 
 
 def write_results(
@@ -94,10 +102,11 @@ def write_results(
     photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
     live, talkative = prediction.webcam is not None, photos and len(paths) <= TALKATIVE
     window = None
-    root = Path(commonpath([path.absolute().parent for path in paths])) if paths else Path()
+    root = Path(commonpath([plain(path).parent for path in paths])) if paths else Path()
     progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
-        inner = source.absolute().relative_to(root) if isinstance(source, Path) else Path(source)
+        inner = plain(source).relative_to(root) if isinstance(source, Path) else Path(source)
+        drawable = True
         with VideoFile(annotated_path(prediction.output / "annotated" / inner, is_video=True)) as video:
             try:
                 for frame, faces in group:
@@ -110,11 +119,16 @@ def write_results(
                         print(*say(frame, faces), sep="\n")
                     if prediction.explain and faces:
                         write_explanations(model, frame, faces, prediction.output / "explained" / inner)
-                    if prediction.annotate and frame.rate is None:
-                        path = annotated_path(prediction.output / "annotated" / inner, is_video=False)
-                        write_picture(draw(frame, faces), path)
-                    elif prediction.annotate:
-                        video.write(draw(frame, faces), frame.seconds, frame.rate)
+                    try:
+                        if prediction.annotate and frame.rate is None:
+                            path = annotated_path(prediction.output / "annotated" / inner, is_video=False)
+                            write_picture(draw(frame, faces), path)
+                        elif prediction.annotate and drawable:
+                            video.write(draw(frame, faces), frame.seconds, frame.rate)
+                    except MediaError as error:  # of this file alone: the table goes on
+                        drawable = False
+                        table.undrawable += 1
+                        tqdm.write(f"not annotated: {error}", sys.stderr)
                     if live and prediction.window:
                         window = window or LiveWindow("Faces (q ends)")
                         if not window.show(draw(frame, faces)):
@@ -143,7 +157,8 @@ def main(prediction: Prediction) -> None:
         raise ValueError("name photos, videos or folders, or a webcam with --webcam 0: one of the two")
     if prediction.every < 1:
         raise ValueError(f"every is {prediction.every}; expected 1 for every picture, 2 for every second one, ...")
-    paths = find_media(prediction.inputs, exclude=prediction.output)
+    results = [prediction.output / "annotated", prediction.output / "explained"]
+    paths = find_media(prediction.inputs, exclude=results)
     try:
         prediction.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -164,7 +179,7 @@ def main(prediction: Prediction) -> None:
 
     def write(temporary: Path) -> None:
         try:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 dimensions = DIMENSIONS if model.predicts_affect else ()
                 counts.append(FaceTable(file, model.labels, num_branches, dimensions))
                 write_results(prediction, model, labelled, paths, counts[0])
@@ -172,6 +187,7 @@ def main(prediction: Prediction) -> None:
             temporary.unlink(missing_ok=True)
             raise
 
+    (prediction.output / "predictions.csv").unlink(missing_ok=True)  # of an earlier run
     write_atomically(prediction.output / "predictions.csv", write)
     seconds = time.perf_counter() - began
     table = counts[0]
@@ -182,12 +198,17 @@ def main(prediction: Prediction) -> None:
         f"{table.labels[NO_FACE]:,} pictures without a face, {table.unreadable:,} files unreadable; "
         f"{seconds:.1f} s, {table.pictures / seconds:.1f} pictures/s"
     )
-    print(f"wrote {prediction.output}: " + ", ".join(path.name for path in sorted(prediction.output.iterdir())))
+    asked = {"predictions.csv": True, "annotated": prediction.annotate, "explained": prediction.explain}
+    written = [name for name, wanted in asked.items() if wanted and (prediction.output / name).exists()]
+    print(f"wrote {prediction.output}: {', '.join(written)}")
+    if table.undrawable:
+        print(f"{table.undrawable:,} files could not be annotated, see above; their rows are in the table")
     if not table.pictures:
         raise ValueError(f"none of the {table.unreadable:,} files could be read")
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
     try:
         main(tyro.cli(Prediction))
     except (ValueError, OSError) as error:

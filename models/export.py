@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from models.classifier import ExpressionClassifier, default_labels
 from models.esr import ESR
-from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, halve, load_model, read_tensors
+from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, halve, load_model, read_tensors
 
 TOLERANCE = 1e-4  # how far ONNX Runtime and PyTorch may be apart, in probabilities, logits and affect
 CHECKED_BATCHES = (1, 5)  # faces at a time in the comparison
@@ -184,7 +184,7 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
         folder: where to write; created when missing. Weights of as many branches or fewer there are replaced.
 
     Returns:
-        The lines of Python that load the folder with what the format leaves out: normalisation and image size.
+        The line of Python that loads the folder, with what the format leaves out: normalisation and image size.
 
     Raises:
         ExportError: for another architecture, for classes the format cannot name, or when `folder` is a file or holds
@@ -200,9 +200,11 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
         for name, module in states.items():
             torch.save({key: value.cpu() for key, value in module.state_dict().items()}, unchecked / name)
         (unchecked / NOTE_FILE).write_text(_note(model, code))
-        _compare(model, load_model(unchecked, normalization=model.arguments["normalization"]))
+        settings = {name: model.arguments[name] for name in ("normalization", "image_size")}
+        (unchecked / SETTINGS_FILE).write_text(json.dumps(settings) + "\n")
+        _compare(model, load_model(unchecked))
         (folder / BASE_FILE).unlink(missing_ok=True)  # without it nobody reads a mixture of two ensembles
-        for name in (*branches, NOTE_FILE, BASE_FILE):
+        for name in (*branches, NOTE_FILE, SETTINGS_FILE, BASE_FILE):
             (unchecked / name).replace(folder / name)
     return code
 
@@ -234,9 +236,7 @@ def _check_esr_folder(model: ExpressionClassifier, folder: str | Path) -> Path:
 
 def _loading_code(model: ESR, folder: Path) -> str:
     """Return the Python that loads the folder as the network that was exported."""
-    code = f'model = load_model("{folder.as_posix()}", normalization="{model.arguments["normalization"]}")'
-    size = model.image_size
-    return code if size == 96 else f'{code}\nmodel.image_size = model.arguments["image_size"] = {size}'
+    return f'model = load_model("{folder.as_posix()}")'
 
 
 def _note(model: ESR, code: str) -> str:
@@ -258,8 +258,8 @@ With the Diversified FER project this is done by
 from models import load_model
 {code}
 
-The normalization must be named: without it a folder of 8 classes is taken for published weights, which saw BGR in
-[0, 1] without mean and deviation.
+It reads {SETTINGS_FILE}, which other programs ignore: without that file a folder of 8 classes is taken for published
+weights, which saw BGR in [0, 1] without mean and deviation, at 96 x 96 pixels.
 """
 
 

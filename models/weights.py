@@ -5,6 +5,7 @@ published file may carry other pickled objects beside its tensors (MA-Net's has 
 unpickler that knows how to rebuild tensors reads it, with an inert placeholder wherever it names anything else.
 """
 
+import json
 import pickle
 import types
 import zipfile
@@ -23,6 +24,7 @@ from models.manet import MANet
 FORMAT, VERSION = "diversified-fer", 1
 ARCHITECTURES = {"ESR": ESR, "MANet": MANet}
 BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
+SETTINGS_FILE = "Net-Settings.json"  # beside folders that this project wrote: what the published format leaves out
 SHIPPED = Path(__file__).parents[1] / "checkpoint" / "ferplus_small.pt"
 INPUT_BUFFERS = {"input_channels", "input_mean", "input_std"}
 EXPECTED = (
@@ -46,7 +48,7 @@ def load_model(
         device: where to put the network.
         normalization: what published weights saw ("rgb", "bgr" or "imagenet"), where the default of their format is
             wrong: BGR for ESR folders of 8 classes, ImageNet for those of 7 (the diversified RAF-DB weights), RGB for
-            MA-Net. This project's checkpoints carry their own and take none.
+            MA-Net. This project's checkpoints carry their own and take none; so do the folders that it exports.
 
     Raises:
         FileNotFoundError: when there is nothing at `path`.
@@ -114,9 +116,19 @@ def halve(content: dict[str, Any]) -> dict[str, Any]:
     kept = ("format", "version", "architecture", "arguments", "labels", "image_size", "measured", "variables")
     state = {
         key: value.half() if value.is_floating_point() and key not in INPUT_BUFFERS else value
-        for key, value in content["state_dict"].items()
+        for key, value in kept_weights(content).items()
     }
+    lost = [key for key, value in state.items() if not value.isfinite().all()]
+    if lost:
+        raise CheckpointError(f"half precision cannot hold the values of {_some(lost)}: hand on the whole checkpoint")
     return {key: content[key] for key in kept if key in content} | {"state_dict": state}
+
+
+def kept_weights(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that a checkpoint of this project stands for: the averaged ones where a run averages."""
+    averaged = {key.removeprefix("module."): value for key, value in content.get("average", {}).items()}
+    averaged.pop("n_averaged", None)
+    return averaged or content["state_dict"]
 
 
 def build_model(content: dict[str, Any], path: Path) -> ExpressionClassifier:
@@ -128,7 +140,7 @@ def build_model(content: dict[str, Any], path: Path) -> ExpressionClassifier:
             f"release reads version {VERSION} of {', '.join(ARCHITECTURES)}: a newer release may read it"
         )
     model = architecture(**content["arguments"])
-    load_state(model, content["state_dict"], path)
+    load_state(model, kept_weights(content), path)
     return model
 
 
@@ -243,12 +255,18 @@ def _read_esr_folder(folder: Path, normalization: str | None) -> ESR:
     if "fc.weight" not in branches[0]:
         raise CheckpointError(f"{folder / BRANCH_FILE.format(1)} has no fc.weight; expected the state dict of a branch")
     num_classes = branches[0]["fc.weight"].shape[0]
+    settings = folder / SETTINGS_FILE
+    try:
+        own = json.loads(settings.read_text()) if settings.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"{settings} is no JSON ({error}); export the folder again") from error
     model = ESR(
         num_branches=len(branches),
         num_classes=num_classes,
         attention=any(key.startswith("cbam") for key in base),
         affect="fc_dimensional.weight" in branches[0],
-        normalization=normalization or ("imagenet" if num_classes == 7 else "bgr"),
+        image_size=own.get("image_size", 96),
+        normalization=normalization or own.get("normalization") or ("imagenet" if num_classes == 7 else "bgr"),
     )
     for number, (branch, state) in enumerate(zip(model.branches, branches, strict=True), start=1):
         load_state(branch, state, folder / BRANCH_FILE.format(number), _batch_counters(branch))

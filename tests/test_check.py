@@ -140,7 +140,7 @@ def test_a_network_tells_labels_of_another_order_and_rows_that_moved(spoiled, mo
     moved = [[row[0], *other[1:]] for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
     table.write_text("".join(",".join(row) + "\n" for row in moved))
     [error] = train()
-    assert "the labels fit the faces no better than chance (mean recall of oracle.pt" in error
+    assert "the labels fit the faces no better than chance (mean recall of the network" in error
 
 
 def test_truncated_pictures_copies_and_leaks(spoiled):
@@ -176,3 +176,5 @@ def test_the_command_exits_with_the_verdict(drawn, spoiled):
     call = [sys.executable, "-m", "utils.udata", "check", "rafdb", str(spoiled / "rafdb"), "--network", "None"]
     done = subprocess.run(call, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 1 and "error: test: RAF-DB is not at" in done.stdout and "Traceback" not in done.stderr
+    done = subprocess.run([*call[:-1], "nowhere.pt"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("utils.udata check: no checkpoint at") and not done.stdout

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import math
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_media_are_found_in_order_and_once(tmp_path):
     for name in ("b/2.JPG", "b/1.png", "a.mp4", "b/c/3.webp", "b/notes.txt", "b/._1.png", "b/out/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = find_media([tmp_path / "b" / "c" / "3.webp", tmp_path], exclude=tmp_path / "b" / "out")
+    found = find_media([tmp_path / "b" / "c" / "3.webp", tmp_path], exclude=[tmp_path / "b" / "out"])
     assert [str(path.relative_to(tmp_path)) for path in found] == ["b/c/3.webp", "a.mp4", "b/1.png", "b/2.JPG"]
     with pytest.raises(FileNotFoundError, match="missing"):
         find_media([tmp_path / "missing"])
@@ -273,6 +274,19 @@ def test_photos_are_decoded_as_they_are_and_damaged_ones_refused(tmp_path, photo
             (tmp_path / f"cut_{name}").write_bytes(data[: int(share * len(data))])
             with pytest.raises(MediaError, match=rf"cut_{name} .* cannot be read as a picture"):
                 read_photo(tmp_path / f"cut_{name}")
+
+
+def test_a_photo_whose_camera_notes_are_damaged_does_not_stop_the_rest(tmp_path):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # orientation 6, then half an entry
+    exif += b"\x32\x01\x02\0\xff\xff\xff\0\xff\xff"
+    Image.new("RGB", (8, 4)).save(tmp_path / "notes.jpg", exif=exif)
+    Image.new("RGB", (8, 4)).save(tmp_path / "sound.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.umedia.ImageOps.exif_transpose", lambda image: (_ for _ in ()).throw(struct.error("bad")))
+        [frame] = read_media([tmp_path / "notes.jpg"])
+    assert "notes.jpg" in frame.error and frame.error.endswith("cannot be read as a picture: bad")
+    frames = list(read_media([tmp_path / "notes.jpg", tmp_path / "sound.jpg"]))
+    assert frames[1].picture is not None and (frames[0].picture is None) == bool(frames[0].error)
 
 
 def write_video(path: Path, pictures: int = 20, rate: int = 10) -> Path:
@@ -516,6 +530,47 @@ def test_every_wrong_call_says_what_to_do(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         call(photo, annotate=True, detector="none")
     assert not any(output.iterdir()), "a table that is not complete does not stay"
+
+
+def test_results_stay_in_their_folder_and_photos_as_they_are(checkpoint, tmp_path, monkeypatch, capsys):
+    """Photos named through "..", results beside the photos, and what an earlier run left."""
+    here = tmp_path / "deep" / "here"
+    (here / "a").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    for place in (here / "a" / "1.png", here / "a" / "2.png", tmp_path / "a" / "1.png"):
+        Image.fromarray(draw_face(0, len(str(place)), 0, 64)).save(place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    monkeypatch.chdir(here)
+    task = {"checkpoint": checkpoint, "detector": "none"}
+    predict.main(predict.Prediction((Path("a/2.png"), Path("../../a/1.png")), annotate=True, **task))
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(list(Path("predictions/annotated").rglob("*.png"))) == 2
+    assert "wrote predictions: predictions.csv, annotated\n" in capsys.readouterr().out
+    for output in (Path(), Path("a")):
+        for _ in range(2):
+            predict.main(predict.Prediction((Path("a"),), output=output, annotate=True, **task))
+            assert [Path(row["file"]).name for row in rows(output)] == ["1.png", "2.png"]
+        assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_picture_that_cannot_be_annotated_does_not_stop_the_rest(checkpoint, tmp_path, capsys):
+    wide, photo = tmp_path / "a_wide.webp", tmp_path / "face.png"
+    Image.fromarray(np.zeros((1, 16_000, 3), np.uint8)).save(wide)
+    Image.fromarray(draw_face(0, 0, 0, 64)).save(photo)
+    refuse = lambda _name, frame: frame.shape[1] > 10_000  # noqa: E731
+    assert refuse("", np.zeros((1, 16_000)))
+    encode = cv2.imencode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cv2, "imencode", lambda s, p, o: (False, None) if refuse(s, p) else encode(s, p, o))
+        predict.main(
+            predict.Prediction(
+                (wide, photo), checkpoint=checkpoint, detector="none", annotate=True, output=tmp_path / "o"
+            )
+        )
+    said = capsys.readouterr()
+    assert "a_wide.webp: a picture of 16000 x 1 cannot be encoded" in said.err
+    assert "1 files could not be annotated" in said.out
+    assert len(rows(tmp_path / "o")) == 2 and (tmp_path / "o" / "annotated" / "face.png").exists()
 
 
 def test_webcam_that_is_not_there(checkpoint, tmp_path):

@@ -200,6 +200,8 @@ def test_what_hardware_is_asked_for():
     plain = choose_hardware("cpu", "float32", "off", "contiguous")
     assert (plain.precision, plain.memory_format, plain.compile) == (torch.float32, torch.contiguous_format, "off")
     assert plain.is_main and plain.processes == 1
+    with pytest.raises(ValueError, match="device is 'gpu'; expected 'auto', 'cpu', 'cuda'"):
+        choose_hardware("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA GPU"):
             choose_hardware("cuda")

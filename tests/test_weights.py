@@ -10,7 +10,7 @@ from models import CheckpointError, load_model, load_pretrained
 from models.classifier import EMOTIONS
 from models.esr import ESR
 from models.manet import MANet
-from models.weights import BASE_FILE, BRANCH_FILE, describe_model
+from models.weights import BASE_FILE, BRANCH_FILE, describe_model, halve
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
 
@@ -134,3 +134,19 @@ def test_start_weights(tmp_path, capsys):
     assert len(load_model(tmp_path / "seven.pt").labels) == 7
     with pytest.raises(CheckpointError, match="architecture ESR, this experiment trains MANet"):
         load_pretrained(tmp_path / "esr.pt", EMOTIONS, MANet, 224)
+
+
+def test_averaged_weights_of_a_run_are_those_that_count(tmp_path):
+    torch.manual_seed(0)
+    model, averaged = ESR(1, image_size=60), ESR(1, image_size=60)
+    average = {f"module.{key}": value for key, value in averaged.state_dict().items()} | {"n_averaged": torch.tensor(3)}
+    torch.save(describe_model(model) | {"average": average}, tmp_path / "last.pt")
+    loaded = load_model(tmp_path / "last.pt").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in averaged.state_dict().items())
+
+
+def test_half_precision_refuses_what_it_cannot_hold():
+    model = ESR(1, image_size=60)
+    model.base.bn1.running_var.fill_(1e6)
+    with pytest.raises(CheckpointError, match=r"half precision cannot hold the values of base\.bn1\.running_var"):
+        halve(describe_model(model))

@@ -33,7 +33,7 @@ class AffectMetrics:
 
     n: int
     rmse: dict[str, float]
-    concordance: dict[str, float]
+    concordance: dict[str, float | None]  # None where all values are the same
     sign_agreement: dict[str, float]
     intervals: dict[str, dict[str, Interval]]
 
@@ -50,12 +50,16 @@ def compute_affect_metrics(predicted: Tensor, targets: Tensor, seed: int = 0) ->
     draws = [np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True)] or [()] * len(MEASURES)  # (2, D)
     return AffectMetrics(
         len(targets),
-        **{name: dict(zip(DIMENSIONS, found.tolist(), strict=True)) for name, found in values.items()},
+        **{name: dict(zip(DIMENSIONS, map(_known, found.tolist()), strict=True)) for name, found in values.items()},
         intervals={
             name: dict.fromkeys(DIMENSIONS) | {d: percentile_interval(v) for d, v in zip(DIMENSIONS, of_both)}  # noqa: B905
             for name, of_both in zip(MEASURES, draws, strict=True)
         },
     )
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _measure(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,10 +107,14 @@ def affect_loss(affect: Tensor, targets: Tensor) -> Tensor:
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt().sum()  # the root has no gradient at 0
 
 
+def _said(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
 def describe_affect(metrics: AffectMetrics) -> str:
     """Say errors, concordance and sign agreement in one line."""
     parts = [
-        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {metrics.concordance[name]:.4f}, "
+        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {_said(metrics.concordance[name])}, "
         f"sign agreement {metrics.sign_agreement[name]:.1%}"
         for name in DIMENSIONS
     ]

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from models import load_model
-from models.classifier import EMOTIONS
+from models.classifier import EMOTIONS, ExpressionClassifier
 from models.weights import SHIPPED
 from utils.uannotations import find_affect_net
 from utils.udata import (
@@ -120,7 +120,7 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
         root: where it lies, as in the training scripts.
         network: a trained network whose answers the labels are compared with; None leaves that out.
     """
-    known = DATASETS[dataset]
+    known, model = DATASETS[dataset], load_model(network) if network else None
     findings: list[Finding] = []
     splits = []
     for name in known.published:
@@ -138,7 +138,7 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
     content, unreadable = read_all([path for split in splits for path in split.files])
     findings += unreadable + check_copies(splits, content)
     for split in splits:
-        findings += check_labels(split, known.published[split.name], network, set(content))
+        findings += check_labels(split, known.published[split.name], model, set(content))
     errors = sum(finding.level == "error" for finding in findings)
     for finding in sorted(findings, key=lambda finding: finding.level):
         print(f"{finding.level}: {finding.text}\n    what to do: {finding.remedy}")
@@ -180,7 +180,7 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, bytes], list[Finding]]:
             with Image.open(path) as image:
                 image.load()  # refuses a file that lost its end, which OpenCV fills with grey
                 pixels = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
             return f"{path} ({path.stat().st_size:,} bytes): {error}"
         return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).digest()
 
@@ -241,7 +241,7 @@ def check_copies(splits: Sequence[Split], content: dict[Path, bytes]) -> list[Fi
 
 
 def check_labels(
-    split: Split, published: Sequence[int] | None, network: Path | None, readable: set[Path]
+    split: Split, published: Sequence[int] | None, model: ExpressionClassifier | None, readable: set[Path]
 ) -> list[Finding]:
     """Look whether labels seem to stand in another order, by class sizes, valence and a network's answers.
 
@@ -279,18 +279,18 @@ def check_labels(
                 lambda order: np.mean([PLEASANT[order[k]] * v for k, v in means.items() if order[k] in PLEASANT]),
                 "mean valence in the direction of the emotion", 0.2, 0.2,
             )  # fmt: skip
-    if network is not None:
-        answers, labels = ask(network, faces, readable)
+    if model is not None:
+        answers, labels = ask(model, faces, readable)
         if len(labels) and not judge(lambda order: _recall(answers, order[labels], K), "recall of a network", 0.3, 0.2):
             return findings
         if len(labels) and not findings and _recall(answers, labels, K) < 1.5 / K:
             findings.append(
                 Finding(
                     "error",
-                    f"{split.name}: the labels fit the faces no better than chance (mean recall of {network.name} "
+                    f"{split.name}: the labels fit the faces no better than chance (mean recall of the network "
                     f"{_recall(answers, labels, K):.2f})",
                     "look whether the rows of the label file have moved against the pictures; on pictures unlike "
-                    "photographs of faces, leave this out with --network none",
+                    "photographs of faces, leave this out with --network None",
                 )
             )
     return findings
@@ -312,9 +312,8 @@ def orders(K: int) -> dict[str, Sequence[int]]:
     return found | {"FER+'s order of votes": FERPLUS_VOTES_TO_EMOTIONS}
 
 
-def ask(network: Path, faces: FaceDataset, readable: set[Path]) -> tuple[np.ndarray, np.ndarray]:
+def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Return what a network says of a sample of the faces whose classes it knows, and their labels."""
-    model = load_model(network)
     rng = np.random.default_rng(0)
     places = [place for place in rng.permutation(len(faces)).tolist() if faces.paths[place] in readable]
     sample = places[:SAMPLE]

@@ -172,10 +172,7 @@ class Run:
 
     def read_last(self) -> ExpressionClassifier:
         """Build the network of the last epoch from disk, in evaluation mode; with averaged weights where there are."""
-        content = read_tensors(self.last_path)
-        averaged = {key.removeprefix("module."): value for key, value in content["average"].items()}
-        averaged.pop("n_averaged", None)
-        return build_model(content | {"state_dict": averaged or content["state_dict"]}, self.last_path).eval()
+        return build_model(read_tensors(self.last_path), self.last_path).eval()
 
     def _read_last(self) -> dict[str, Any]:
         content = read_tensors(self.last_path)

@@ -112,7 +112,7 @@ def write_choices(results: Sequence[Scored], faces: Faces, path: Path) -> None:
     for index, target, chosen in zip(predictions.indices, predictions.targets, choices, strict=True):
         file = faces.file_name(faces.dataset.paths[int(index)])
         writer.writerow([file, labels[int(target)], *(labels[choice] for choice in chosen.tolist())])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
 
 
 def _differing_variables(results: Sequence[Scored]) -> dict[str, list[Any]]:

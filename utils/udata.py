@@ -391,4 +391,7 @@ if __name__ == "__main__":  # python -m utils.udata check DATASET ROOT
 
     from utils.ucheck import command
 
-    sys.exit(subcommand_cli_from_dict({"check": command}))
+    try:
+        sys.exit(subcommand_cli_from_dict({"check": command}))
+    except (ValueError, OSError) as error:
+        sys.exit(f"utils.udata check: {error}")

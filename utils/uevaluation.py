@@ -34,11 +34,13 @@ class Provenance(NamedTuple):
         variables: the variables of its experiment; empty for published weights.
         measured: stage, epoch and validation accuracy of the weights; empty likewise.
         selected_on: the faces that the epoch was chosen by, or None where that is not recorded.
+        reported_on: the faces that the run reported on, or None likewise.
     """
 
     variables: dict[str, Any]
     measured: dict[str, Any]
     selected_on: str | None
+    reported_on: str | None = None
 
     @property
     def found(self) -> str | None:
@@ -74,6 +76,7 @@ class Scored:
     Attributes:
         name: what the checkpoint is called in tables.
         description: architecture, branches and size in a few words.
+        predicts_affect: whether the network also has heads for valence and arousal.
         affect: valence and arousal of the faces that have them; None for a network or data without.
         probabilities: of the ensemble by mean, (N, K).
         metrics: of the ensemble by mean and by vote, and of every branch.
@@ -86,6 +89,7 @@ class Scored:
     name: str
     path: Path
     description: str
+    predicts_affect: bool
     affect: AffectMetrics | None
     labels: tuple[str, ...]
     provenance: Provenance
@@ -147,6 +151,7 @@ def evaluate_model(
         name=name,
         path=path,
         description=describe_network(model),
+        predicts_affect=model.predicts_affect,
         affect=measure_affect(model, predictions, faces, seed) if model.predicts_affect else None,
         labels=model.labels,
         provenance=provenance,
@@ -199,7 +204,7 @@ def read_provenance(path: Path) -> Provenance:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{written} is no JSON ({error}); run the training script again to write it") from error
     same = isinstance(result, dict) and result.get("found") == measured
-    return Provenance(variables, measured, result.get("selected_on") if same else None)
+    return Provenance(variables, measured, *(result.get(key) if same else None for key in ("selected_on", "data")))
 
 
 def name_checkpoints(paths: Sequence[Path]) -> list[str]:

@@ -70,12 +70,13 @@ class FaceTable:
         labels: rows per label.
         pictures: pictures read.
         unreadable: files that could not be read, or not to their end.
+        undrawable: files that could not be written with boxes.
     """
 
     def __init__(self, file: TextIO, labels: Sequence[str], num_branches: int, dimensions: Sequence[str] = ()) -> None:
         self.writer, self.num_branches = csv.writer(file, lineterminator="\n"), num_branches
         self.labels: Counter[str] = Counter()
-        self.pictures = self.unreadable = 0
+        self.pictures = self.unreadable = self.undrawable = 0
         self.answers = [f"probability_{label}" for label in labels]
         self.answers += [*dimensions, *(f"branch_{number}" for number in range(1, num_branches + 1))]
         self.writer.writerow(["file", "seconds", "x", "y", "width", "height", "label", *self.answers])
@@ -255,7 +256,10 @@ def _stream(
     for frame in frames:
         boxes, crops = np.zeros((0, 4), dtype=np.int64), []
         if frame.picture is not None:
-            boxes = find_faces(frame.picture, detector)
+            try:
+                boxes = find_faces(frame.picture, detector)
+            except ValueError as error:
+                raise ValueError(f"{frame.source}: {error}") from error
             as_it_is = detector is whole_picture
             crops = [frame.picture if as_it_is else cut_face(frame.picture, box, margin) for box in boxes.tolist()]
             held += frame.picture.nbytes

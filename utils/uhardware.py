@@ -138,9 +138,16 @@ def choose_hardware(
             raise ValueError(f"{name} is {value!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda', 'cuda:1', ...") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but PyTorch finds no CUDA GPU here; set device to 'cpu' or 'auto'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {device!r}; this machine has {torch.cuda.device_count()} CUDA GPUs, from cuda:0 on"
+        )
     rank, processes = 0, int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         from accelerate import PartialState  # seconds of import that a single process does not need

@@ -234,7 +234,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "span": span, "signed": signed, "number": number}
-    environment.filters["affect"] = lambda value: number(value, "calibration_error")  # three digits, no unit
+    environment.filters["affect"] = lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−")
     environment.filters["affect_span"] = lambda interval: span(interval, "calibration_error")
     first = results[0][0]
     support = [sum(row) for row in first.ensemble.confusion]
@@ -270,7 +270,8 @@ def list_warnings(result: Scored, faces: Faces) -> list[str]:
         warnings.append(
             "These are faces of the training split: the numbers do not tell how the network does on others."
         )
-    if selected and ("itself" in selected or faces.dataset.name.startswith(selected)):
+    chosen_by = result.provenance.reported_on if selected and "itself" in selected else selected
+    if chosen_by and faces.dataset.name.startswith(chosen_by):
         warnings.append("The epoch was selected on these very faces: on others it would probably do worse.")
     if selected is None and trained is not None:
         warnings.append(
@@ -298,6 +299,8 @@ def list_missing(result: Scored) -> list[str]:
         missing.append("Similarity and disagreement of branches: this network has a single branch.")
     elif result.similarity is None:
         missing.append("Similarity of branches: this network has no attention maps, nor other features to compare.")
+    if result.affect is None and result.predicts_affect:
+        missing.append("Valence and arousal, which this network also predicts: these faces have no such annotation.")
     if not result.mistakes:
         missing.append("Most confident mistakes: there are none.")
     if not result.provenance.variables:

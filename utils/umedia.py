@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from utils.ucheckpoint import write_atomically
-from utils.udata import DatasetError, read_image
+from utils.udata import read_image
 
 PHOTO_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
@@ -49,19 +49,19 @@ class Frame(NamedTuple):
     error: str | None = None
 
 
-def find_media(inputs: Sequence[Path], exclude: Path | None = None) -> list[Path]:
+def find_media(inputs: Sequence[Path], exclude: Sequence[Path] = ()) -> list[Path]:
     """List photos and videos: files as they are named, folders with all their sub-folders, sorted, each file once.
 
     Args:
         inputs: files and folders.
-        exclude: a folder to leave out, where results are written.
+        exclude: folders to leave out, where results are written.
 
     Raises:
         FileNotFoundError: for an input that does not exist.
         MediaError: for a folder that holds neither photos nor videos.
     """
     suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES
-    results = exclude.resolve() if exclude else None
+    results = [folder.resolve() for folder in exclude]
     found: list[Path] = []
     for path in inputs:
         if not path.exists():
@@ -74,7 +74,7 @@ def find_media(inputs: Sequence[Path], exclude: Path | None = None) -> list[Path
             for file in path.rglob("*")
             if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
         )
-        files = [file for file in files if results is None or not file.resolve().is_relative_to(results)]
+        files = [file for file in files if not any(file.resolve().is_relative_to(folder) for folder in results)]
         if not files:
             raise MediaError(f"{path.absolute()} holds no photos or videos ({', '.join(sorted(suffixes))})")
         found += files
@@ -110,7 +110,7 @@ def read_photo(path: Path) -> np.ndarray:
             if image.mode.startswith(("I", "F")):  # 16 bits and more, which OpenCV scales to 8
                 return read_image(path)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, DatasetError, cv2.error) as error:
+    except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise MediaError(f"{path} ({path.stat().st_size:,} bytes) cannot be read as a picture: {reason}") from error
 
@@ -220,12 +220,13 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
     """Write RGB (H, W, 3), uint8, in the format of the path's suffix, in one step; folders are made.
 
     Raises:
+        MediaError: when its format does not hold such a picture.
         OSError: when it cannot be written.
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
     ok, encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not ok:
-        raise OSError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
+        raise MediaError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
 
@@ -245,15 +246,17 @@ class VideoFile:
         """Append RGB (H, W, 3), uint8; repeated where pictures are missing, so that the video keeps its time.
 
         Raises:
-            OSError: when the file cannot be written.
-            MediaError: when the size of the pictures changes.
+            MediaError: when the file cannot be opened for such pictures, or their size changes.
         """
         height, width = picture.shape[:2]
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            rate = round(rate, 2)  # a finer time base is more than MPEG-4 takes
             self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
             if not self.writer.isOpened():
-                raise OSError(f"{self.temporary} cannot be written as an MP4 of {width} x {height} pixels")
+                raise MediaError(
+                    f"{self.path} cannot be written as an MP4 of {width} x {height} pixels, {rate:.2f} pictures/s"
+                )
             self.began, self.rate, self.size = seconds, rate, (width, height)
         if (width, height) != self.size:
             raise MediaError(f"{self.path}: the pictures change from {self.size} to {(width, height)} pixels")

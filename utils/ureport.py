@@ -108,7 +108,7 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make a folder for results, before hours are spent on them.
+    """Make a folder for results, before hours are spent on them; without an earlier report, which is written last.
 
     Raises:
         ValueError: when it cannot be written to.
@@ -117,6 +117,8 @@ def prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for name in ("report.html", "metrics.json"):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"cannot write to {folder.absolute()} ({error.strerror}); choose another place with --output"
@@ -141,4 +143,4 @@ def write_predictions(
         chosen = [model.labels[choice] for choice in choices[row].tolist()]
         predicted = model.labels[int(probabilities[row].argmax())]
         writer.writerow([file.as_posix(), model.labels[int(target)], predicted, *values, *chosen])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
