@@ -47,8 +47,9 @@ class Experiment:
     max_images_per_label: int = 5000  # faces of each class
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 224  # pixels, height and width that the network sees
-    cache: Literal["auto", "device", "memory", "none"] = "auto"  # where decoded pictures are kept
+    cache: Literal["auto", "device", "memory", "disk", "none"] = "auto"  # where decoded pictures are kept
     cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
+    base_path_to_cache: Path = Path("data/cache")  # decoded pictures, 5.7 GB for training, where cache is "disk"
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: Path = Path("checkpoint/manet_affectnet")  # where experiments are kept
@@ -105,9 +106,10 @@ def main(experiment: Experiment) -> None:
     torch.manual_seed(experiment.seed)
 
     # Data
+    cache_folder = experiment.base_path_to_cache if experiment.cache == "disk" else None
     load = partial(
         make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
-        cache_gib=experiment.cache_gib,
+        cache_gib=experiment.cache_gib, cache_folder=cache_folder,
     )  # fmt: skip
     faces = AffectNet(experiment.base_path_to_dataset, "train", experiment.num_classes)
     reported = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes))

@@ -76,7 +76,8 @@ def main(benchmark: Benchmark) -> None:
         raise SystemExit(f"no measurement has {' or '.join(benchmark.only)} in its name; there are: {known}")
     machine = describe_machine(device)
     stamp = re.sub(r"\W+", "_", machine.split(",")[0]).strip("_")
-    path = benchmark.output / f"{date.today().isoformat()}_{stamp}{'_cuda' if device == 'cuda' else ''}.md"
+    kind = ("_cuda" if device == "cuda" else "") + ("_part" if benchmark.only else "")
+    path = benchmark.output / f"{date.today().isoformat()}_{stamp}{kind}.md"
     benchmark.output.mkdir(parents=True, exist_ok=True)
     rows, peak = [], {"plain": 0.0, "ours": 0.0}
     for name in tqdm(names, unit=" measurements"):

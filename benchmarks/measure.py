@@ -202,8 +202,12 @@ from utils.upipeline import make_loader
 from utils.udata import FERPlus
 root, cache, device = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 hardware = choose_hardware(device)
-loader = make_loader(FERPlus(root, "train"), 96, 32, shuffle=True, hardware=hardware, cache_folder=cache)
-hardware.place(next(iter(loader)).images)
+there = [split for split in ("train", "valid", "test") if (root / "Images" / f"FER2013{split.capitalize()}").is_dir()]
+loaders = [
+    make_loader(FERPlus(root, split), 96, 32, shuffle=split == "train", hardware=hardware, cache_folder=cache)
+    for split in there
+]
+hardware.place(next(iter(loaders[0])).images)
 print("seconds", time.perf_counter() - began)
 """
 
@@ -259,6 +263,7 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
 def matrix_product(variant: str, device: str) -> Measurement:
     """Measure the product of two large matrices: the yardstick of the FLOP/s columns; bfloat16 for "ours"."""
     hardware = hardware_of(variant, device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as the convolutions it is compared with
     side = 2048 if device == "cpu" else 8192
     a = torch.randn(side, side, device=hardware.device, dtype=hardware.precision)
     return timed(lambda: a @ a, 1, hardware.device, 10, 2 * side**3)

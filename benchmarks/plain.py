@@ -22,10 +22,9 @@ def similarity_matrix_in_pairs(features: Tensor, gamma: float = 10.0) -> Tensor:
     B = len(features)
     similarity = torch.eye(B, dtype=features.dtype, device=features.device)
     for i in range(B):
-        for j in range(B):
-            if i != j:
-                distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
-                similarity[i, j] = torch.exp(-gamma * distances).mean()
+        for j in range(i):
+            distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
+            similarity[i, j] = similarity[j, i] = torch.exp(-gamma * distances).mean()
     return similarity
 
 

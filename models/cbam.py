@@ -33,7 +33,10 @@ class ChannelGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, C, H, W) to channel weights (N, C)."""
-        return torch.sigmoid(self.mlp(features.mean(dim=(2, 3))) + self.mlp(features.amax(dim=(2, 3))))
+        average, maximum = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
+        with torch.autocast(features.device.type, enabled=False):  # at the weights' precision, see `CBAM`
+            average, maximum = (pooled.to(self.mlp[1].weight.dtype) for pooled in (average, maximum))
+            return torch.sigmoid(self.mlp(average) + self.mlp(maximum))
 
 
 class SpatialGate(nn.Module):
@@ -48,11 +51,15 @@ class SpatialGate(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, C, H, W) to position weights (N, 1, H, W)."""
         pooled = torch.stack((features.amax(dim=1), features.mean(dim=1)), dim=1)  # (N, 2, H, W)
-        return torch.sigmoid(self.spatial(pooled))
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.sigmoid(self.spatial(pooled.to(self.spatial.conv.weight.dtype)))
 
 
 class CBAM(nn.Module):
     """Channel attention followed by spatial attention.
+
+    Both gates are computed at the precision of their weights, float32 in training, whatever that of the features is:
+    the diversity loss compares their maps, and near 1 bfloat16 has steps of 0.004. It costs next to nothing.
 
     Args:
         channels: number of feature channels C; at least `reduction`.
@@ -72,6 +79,7 @@ class CBAM(nn.Module):
     def forward(self, features: Tensor) -> AttendedFeatures:
         """Weight features (N, C, H, W); the maps returned beside them are (N, H, W) and (N, C), both in (0, 1)."""
         channel_attention = self.ChannelGate(features)
-        features = features * channel_attention[:, :, None, None]
+        features = features * channel_attention[:, :, None, None].to(features.dtype)
         spatial_attention = self.SpatialGate(features)
-        return AttendedFeatures(features * spatial_attention, spatial_attention.squeeze(1), channel_attention)
+        attended = features * spatial_attention.to(features.dtype)
+        return AttendedFeatures(attended, spatial_attention.squeeze(1), channel_attention)

@@ -110,7 +110,7 @@ class DiversityLoss(nn.Module):
             self.similarity = torch.tensor(torch.nan)
             return torch.zeros(())
         if len(features) == 1:  # a single branch has nothing to differ from
-            self.similarity = features.new_tensor(torch.nan)
+            self.similarity = features.new_full((), torch.nan)
             return features.new_zeros(())
         S = similarity_matrix(features, self.gamma, self.normalize, self.zero_diagonal)
         self.similarity = mean_off_diagonal(S.detach())

@@ -154,6 +154,8 @@ class ESR(ExpressionClassifier):
         """Append a branch, freshly initialised unless a trained one is given, and return it."""
         if branch is None:
             branch = Branch(len(self.labels), self.arguments["attention"], self.arguments["affect"])
+            if self.arguments["affect"]:
+                branch.fc_dimensional.requires_grad_(self.branches[0].fc_dimensional.weight.requires_grad)
         branch = branch.to(self.input_mean.device).train(self.training)
         self.branches.append(branch)
         self.arguments["num_branches"] = len(self.branches)
@@ -178,7 +180,8 @@ class ESR(ExpressionClassifier):
         for branch in self.branches:
             branch.fc = nn.Linear(512, len(labels)).to(self.input_mean.device)
             if self.arguments["affect"]:
-                branch.fc_dimensional = nn.Linear(len(labels), 2).to(self.input_mean.device)
+                trained = branch.fc_dimensional.weight.requires_grad
+                branch.fc_dimensional = nn.Linear(len(labels), 2).to(self.input_mean.device).requires_grad_(trained)
         self.labels = tuple(labels)
         self.arguments |= {"labels": list(labels), "num_classes": len(labels)}
 

@@ -70,7 +70,9 @@ class MultiScaleBlock(nn.Module):
 
     In a chain every group's 3 x 3 convolution also sees the result of the group before it, so that later groups look
     at larger fields. `multiscale_order="released"` runs both chains from the first group to the last, as the released
-    weights were trained; "reversed" runs the second one backwards (the authors' change of April 2023).
+    weights were trained; "reversed" runs the second one backwards (the authors' change of April 2023). In the
+    authors' code a group's result is rectified in place to be carried on, so the output of a chain holds it rectified,
+    but for the last group.
     """
 
     def __init__(
@@ -99,8 +101,9 @@ class MultiScaleBlock(nn.Module):
         carried = 0
         for group in order:
             convolution = self.get_submodule(f"conv{number}_2_{group}")
-            results[group] = self.get_submodule(f"bn{number}_2_{group}")(convolution(groups[group - 1] + carried))
-            carried = F.relu(results[group])
+            result = self.get_submodule(f"bn{number}_2_{group}")(convolution(groups[group - 1] + carried))
+            carried = F.relu(result)
+            results[group] = result if group == order[-1] else carried
         return torch.cat([results[group] for group in (1, 2, 3, 4)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ def load_pretrained(
     Raises:
         FileNotFoundError: as `load_model`.
         CheckpointError: as `load_model`, and when the weights are of another architecture.
+        ValueError: for an image size that the architecture cannot take.
     """
     model = load_model(path, device)
     if not isinstance(model, architecture):
@@ -90,7 +91,12 @@ def load_pretrained(
     if model.labels != tuple(labels):
         print(f"{path}: its {len(model.labels)} classes are not the data set's {len(labels)}; the head starts afresh")
         model.replace_head(labels)
-    model.image_size = model.arguments["image_size"] = image_size
+    model.arguments["image_size"] = model.image_size = image_size
+    with torch.device("meta"):
+        type(model)(**model.arguments)  # refuses a size that the architecture cannot take
+    for name, parameter in model.named_parameters():
+        if "fc_dimensional" in name:  # emotions do not reach it, and several processes wait for every gradient
+            parameter.requires_grad_(False)
     return model.train()
 
 

@@ -32,7 +32,7 @@ def acquainted(network: torch.nn.Module, size: int) -> torch.nn.Module:
 NETWORKS = {
     "ESR-1": lambda: (ESR(1, image_size=64, attention=False), 64),
     "ESR-2": lambda: (ESR(2, image_size=64, affect=True, normalization="bgr"), 64),
-    "ESR-9": lambda: (ESR(9), 96),
+    "ESR-9": lambda: (ESR(9, image_size=64), 64),
     "MA-Net": lambda: (MANet(7, image_size=112), 112),
 }
 

@@ -61,10 +61,35 @@ def test_a_cache_of_changed_pictures_is_noticed_and_rebuilt(tmp_path, capsys):
     os.utime(changed, ns=(found.st_atime_ns, found.st_mtime_ns + 1_000_000))
     assert read() == 99 and "written anew" in capsys.readouterr().out
     (folder / "0000000_0_0_0.jpg").unlink()
-    assert read(0) == 10 and len(list(cache.iterdir())) == 2
-    next(cache.glob("*.json")).unlink()  # as after a kill between the two files
+    assert read(0) == 10 and len(list(cache.iterdir())) == 4, "other faces have a file of their own"
+    for description in cache.glob("*.json"):  # as after a kill between the two files
+        description.unlink()
     assert read(0) == 10
     assert json.loads(next(cache.glob("*.json")).read_text())["faces"] == 7
+
+
+def test_two_runs_with_other_faces_do_not_share_a_cache(tmp_path):
+    folder_of_pictures(tmp_path, 8)
+    faces, cache = AffectNet(tmp_path, "validation"), tmp_path / "cache"
+    parts = [faces.subset([0, 1, 2, 3]), faces.subset([4, 5, 6, 7])]
+    images = [FaceImages(part, 20, "disk", cache_folder=cache).images for part in parts]
+    expected = [[int(part[i][0].float().mean()) for i in range(4)] for part in parts]
+    assert [[int(image.mean()) for image in found] for found in images] == expected
+    assert len(list(cache.glob("*.npy"))) == 2
+
+
+def test_a_streamed_epoch_is_the_same_after_a_new_start(tmp_path):
+    """The draws of an epoch follow from the random state at its beginning, also of the workers that decode."""
+    folder_of_pictures(tmp_path, 8)
+    loader = lambda: make_loader(AffectNet(tmp_path, "validation"), 20, 3, shuffle=True, cache="none", num_workers=2)  # noqa: E731
+    torch.manual_seed(0)
+    whole = loader()
+    first = [batch.indices.tolist() for batch in whole]
+    state = torch.get_rng_state()
+    second, after = [batch.indices.tolist() for batch in whole], torch.rand(1)
+    torch.set_rng_state(state)
+    again = [batch.indices.tolist() for batch in loader()]
+    assert again == second != first and torch.equal(torch.rand(1), after)
 
 
 def test_unreadable_pictures_are_counted_and_named_and_leave_no_cache(tmp_path):

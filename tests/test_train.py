@@ -11,13 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 import esr_ferplus
 import evaluate
-from models import CheckpointError, load_model
-from models.weights import read_tensors
+from models import CheckpointError, load_model, load_pretrained
+from models.classifier import EMOTIONS
+from models.esr import ESR
+from models.manet import MANet
+from models.weights import describe_model, read_tensors
+from utils.ucheckpoint import Run
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 from utils.uhardware import choose_hardware
+from utils.utrain import update_average
 
 HERE = Path(__file__).parent
 
@@ -136,6 +142,71 @@ def test_fine_tuning_gives_the_trained_branches_back_one_by_one(drawn, tmp_path)
     assert tuned.labels == start.labels[:7]
     for before, after in zip(start.branches, tuned.branches, strict=True):
         assert torch.equal(before.conv1.weight, after.conv1.weight)
+
+
+@pytest.mark.parametrize("changes", [{"weight_averaging": 0.9}, {"label_rule": "probability"}])
+def test_a_run_of_one_cycle_is_continued_exactly(changes, drawn, tmp_path, monkeypatch):
+    """Averaged weights, rates that change at every step, and labels drawn at every access."""
+    changes |= {
+        "schedule": "one_cycle",
+        "grow": False,
+        "nesterov": True,
+        "max_training_epoch": 3,
+        "precision": "float32",
+    }
+    _, experiment = tiny("esr_ferplus", drawn, tmp_path, **changes)
+    esr_ferplus.main(replace(experiment, name_experiment="whole"))
+    save, epochs = Run.save_last, []
+
+    def interrupted(run, epoch, *arguments):
+        save(run, epoch, *arguments)
+        epochs.append(epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save_last", interrupted)
+        esr_ferplus.main(experiment)
+    assert epochs == [0, 1, 2]
+    with pytest.raises(CheckpointError, match="max_training_epoch was 3 and is 5"):
+        esr_ferplus.main(replace(experiment, max_training_epoch=5))
+    esr_ferplus.main(experiment)
+    whole, continued = (read_tensors(tmp_path / name / "last.pt") for name in ("whole", "tiny"))
+    for part in ("state_dict", "average"):
+        assert whole[part].keys() == continued[part].keys()
+        assert all(torch.equal(continued[part][key], value) for key, value in whole[part].items())
+    assert bool(whole["average"]) == ("weight_averaging" in changes)
+
+
+def test_averaged_weights_are_those_of_the_library():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    lerp = lambda averaged, current, _: (  # noqa: E731
+        torch._foreach_lerp_(averaged, current, 0.1) if averaged[0].is_floating_point()
+        else torch._foreach_copy_(averaged, current)
+    )  # fmt: skip
+    ours = AveragedModel(model, use_buffers=True)
+    library = AveragedModel(model, multi_avg_fn=lerp, use_buffers=True)
+    for _ in range(4):
+        with torch.no_grad():
+            model[0].weight.normal_()
+        model(torch.rand(5, 3))
+        update_average(ours, model, decay=0.9)
+        library.update_parameters(model)
+    assert ours.n_averaged == library.n_averaged == 4
+    assert all(torch.equal(library.state_dict()[key], value) for key, value in ours.state_dict().items())
+
+
+def test_start_weights_for_emotions(tmp_path):
+    """A size that the architecture cannot take is refused; heads that emotions do not reach wait for no gradient."""
+    torch.save(describe_model(MANet(8, image_size=64)), tmp_path / "manet.pt")
+    with pytest.raises(ValueError, match="image_size is 100; MA-Net cuts its map into four"):
+        load_pretrained(tmp_path / "manet.pt", EMOTIONS, MANet, 100)
+    torch.save(describe_model(ESR(2, affect=True, image_size=60)), tmp_path / "esr.pt")
+    model = load_pretrained(tmp_path / "esr.pt", EMOTIONS[:7], ESR, 64)
+    model.add_branch()
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"branches.{b}.fc_dimensional.{kind}" for b in range(3) for kind in ("weight", "bias")}
 
 
 def test_other_variables_a_damaged_checkpoint_and_resume_off_touch_nothing(drawn, tmp_path):

@@ -6,9 +6,11 @@ renamed into it, so that no reader ever sees half of one.
 """
 
 import csv
+import glob
 import io
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from torch.optim.swa_utils import AveragedModel
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError, build_model, describe_model, load_state, read_tensors
 
+DAY = 86_400  # seconds
+LENGTHS = {"max_finetune_epoch", "max_training_epoch"}
 MAY_CHANGE = {  # variables that do not alter what a continued experiment computes, or only how long it goes on
     "base_path_to_dataset",
     "base_path_experiment",
@@ -29,15 +33,16 @@ MAY_CHANGE = {  # variables that do not alter what a continued experiment comput
     "cache",
     "cache_gib",
     "device",
-    "max_finetune_epoch",
-    "max_training_epoch",
     "resume",
-}
+} | LENGTHS
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with a temporary path in the same folder, then put the file in its place in one step."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # of this process alone
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of processes that were killed
+        if time.time() - leftover.stat().st_mtime > DAY:
+            leftover.unlink(missing_ok=True)
     write(temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
@@ -124,8 +129,8 @@ class Run:
             load_state(average, content["average"], self.last_path)
         self.best = content["best"]
         torch.set_rng_state(content["random_state"])
-        if torch.cuda.is_available() and content["random_state_cuda"]:
-            torch.cuda.set_rng_state_all(content["random_state_cuda"])
+        for device, state in enumerate(content["random_state_cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)
         return content["epoch"]
 
     def save_last(
@@ -180,7 +185,8 @@ class Run:
             raise CheckpointError(f"{self.last_path} holds a network but no training state; remove it or rename it")
         before, now = content["variables"], self.variables
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in MAY_CHANGE]
+        fixed = LENGTHS if now.get("schedule") == "one_cycle" else set()  # its rates depend on the length
+        changed = [key for key in changed if key not in MAY_CHANGE - fixed]
         if changed:
             listing = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
             raise CheckpointError(

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -63,9 +64,12 @@ class Hardware:
             steps: training steps ahead, for `compile="auto"`.
         """
         model.to(self.device, memory_format=self.memory_format)
-        if self.compile == "on" or (self.compile == "auto" and steps >= COMPILE_AFTER.get(self.device.type, steps + 1)):
-            for region in model.regions():
+        worth_it = self.compile == "auto" and steps >= COMPILE_AFTER.get(self.device.type, steps + 1)
+        for region in model.regions():
+            if self.compile == "on" or worth_it:
                 region.compile(dynamic=False)
+            else:
+                region._compiled_call_impl = None  # compiled for an earlier stage
         if self.processes == 1:
             return model
         if self.device.type == "cuda":
@@ -99,6 +103,12 @@ class Hardware:
         parts = [part[:count] for part, count in zip(gathered, shares, strict=True)]
         parts[self.rank] = rows
         return torch.cat(parts).movedim(0, dimension)
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all processes the first one's buffers: BatchNorm's statistics, which CPU processes keep apart."""
+        if self.processes > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
     def shared_seed(self) -> int:
         """Draw a number from PyTorch's random state that is the same in all processes: the first one's."""
@@ -160,6 +170,8 @@ def choose_hardware(
         _keep_freed_memory()
     native = place.type in ("cpu", "cuda") and _multiplies_bfloat16(place)
     bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
+    if place.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = bfloat16  # float32 means float32, in convolutions too
     if compile == "auto" and (processes > 1 or not _can_compile(place)):
         compile = "off"
     return Hardware(
@@ -180,10 +192,14 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _can_compile(device: torch.device) -> bool:
-    """Tell whether what `torch.compile` hands its code to is there: a C++ compiler, or Triton on a GPU of its range."""
-    if device.type == "cpu":
-        return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    """Tell whether what `torch.compile` needs is there: a compiler, Python's headers, and a GPU in Triton's range."""
+    on_cpu = device.type == "cpu"
+    compilers = (
+        (os.environ.get("CXX", "g++"), "g++", "clang++") if on_cpu else (os.environ.get("CC", "gcc"), "gcc", "clang")
+    )
+    if not any(map(shutil.which, compilers)) or not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return False
+    return on_cpu or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0))
 
 
 def _keep_freed_memory() -> None:

@@ -212,7 +212,7 @@ def multi_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         logits: (N, K).
         targets: (N, K), 1 for every acceptable label, at least one per row.
     """
-    return -logits.log_softmax(dim=1).masked_fill(targets == 0, -torch.inf).amax(dim=1).mean()
+    return -logits.float().log_softmax(dim=1).masked_fill(targets == 0, -torch.inf).amax(dim=1).mean()
 
 
 def _cells(probabilities: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

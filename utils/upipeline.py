@@ -141,8 +141,9 @@ class FaceImages(Dataset):
         return images
 
     def _cache_file(self, folder: Path) -> Path:
-        """Name the file after the data set, the place it was read from, and the size of its pictures."""
-        place = hashlib.sha256(str(self.dataset.paths[0].absolute().parent).encode()).hexdigest()[:8]
+        """Name the file after the data set, the pictures it was read from, and their size."""
+        places = "\n".join(str(path.absolute()) for path in self.dataset.paths)  # a part of the faces has its own file
+        place = hashlib.sha256(places.encode(errors="surrogateescape")).hexdigest()[:8]
         name = "".join(letter if letter.isalnum() else "_" for letter in self.dataset.name)
         return folder / f"{name}_{self.side}px_{place}.npy"
 
@@ -264,7 +265,7 @@ def make_loader(
         num_workers=num_workers,
         collate_fn=_as_it_is,
         pin_memory=hardware.device.type == "cuda" and images.kept != "device",
-        persistent_workers=num_workers > 0,
+        persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same draws
     )
 
 

@@ -246,18 +246,17 @@ def train_stage(
         select_by: which of that is to be high in the network that is kept.
     """
     warned = {name for row in run.history for name in diversity if describe_similarity(name, _recorded(row, name))}
-    average = None
-    if weight_averaging:
-        average = AveragedModel(model, multi_avg_fn=_moving_average(weight_averaging), use_buffers=True)
+    model.to(hardware.device, memory_format=hardware.memory_format)
+    average = AveragedModel(model, use_buffers=True) if weight_averaging else None
     kept = average.module if average else model
     done = run.begin_stage(stage, model, optimizer, scheduler, average)
-    step_model = hardware.prepare(model, steps=(num_epochs - done) * len(train))
+    step_model = hardware.prepare(model, steps=num_epochs * len(train))  # of the whole stage: so does a continued one
 
     def after_step() -> None:
         if scheduler_interval == "step":
             scheduler.step()
         if average:
-            average.update_parameters(model)
+            update_average(average, model, weight_averaging)
 
     for epoch in range(done + 1, num_epochs + 1):
         began = time.perf_counter()
@@ -279,6 +278,7 @@ def train_stage(
         if scheduler_interval == "epoch":
             scheduler.step()
         if epoch % validation_interval == 0 or epoch == num_epochs:
+            hardware.share_buffers(kept)
             row |= validate(kept, validation, hardware)
             if row[select_by] > run.best:
                 run.best = row[select_by]
@@ -295,16 +295,25 @@ def train_stage(
     run.load_best(model)
 
 
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Any], None]:
-    """Return the update of averaged tensors; BatchNorm's statistics are averaged too, whole numbers are copied."""
+@torch.no_grad()
+def update_average(average: AveragedModel, model: nn.Module, decay: float) -> None:
+    """Move averaged weights towards the network's by 1 - `decay`; the first time they become equal.
 
-    def update(averaged: list[Tensor], current: list[Tensor], _: Any) -> None:
-        if averaged[0].is_floating_point():
+    BatchNorm's statistics are averaged too, whole numbers are copied. `AveragedModel.update_parameters` does the same
+    but waits for the GPU at every step.
+    """
+    pairs = [
+        *zip(average.module.parameters(), model.parameters(), strict=True),
+        *zip(average.module.buffers(), model.buffers(), strict=True),
+    ]
+    for floating in (True, False):
+        chosen = [pair for pair in pairs if pair[0].is_floating_point() == floating]
+        averaged, current = map(list, zip(*chosen, strict=True))
+        if floating and average.n_averaged > 0:
             torch._foreach_lerp_(averaged, current, 1 - decay)
         else:
             torch._foreach_copy_(averaged, current)
-
-    return update
+    average.n_averaged += 1  # a counter on the CPU
 
 
 def _recorded(row: dict[str, Any], name: str) -> float:
