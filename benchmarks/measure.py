@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import kornia.augmentation as K
@@ -31,6 +32,7 @@ from utils.udemo import draw_photograph
 from utils.udemosets import write_fer_plus
 from utils.uhardware import Hardware, choose_hardware
 from utils.upipeline import make_loader
+from utils.utrain import train_epoch
 
 REAL_FERPLUS = Path("data/FER_2013/Dataset")
 MS_PER_S = 1000
@@ -193,6 +195,24 @@ def input_pipeline(num_faces: int, variant: str, device: str) -> Measurement:
         return timed(epoch, len(faces), hardware.device, 3)
 
 
+def training_epoch(num_faces: int, variant: str, device: str) -> Measurement:
+    """Measure an epoch as the scripts run it: ESR-1 at 64 pixels, whole batches of 32, augmented, with its means."""
+    hardware = hardware_of(variant, device)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        faces = FERPlus(faces_on_disk(Path(folder)), "train").subset(range(num_faces))
+        model = ESR(1, image_size=64)
+        step_model = hardware.prepare(model, steps=10**6)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=True)
+        epoch = partial(
+            train_epoch, model, make_loader(faces, 64, 32, shuffle=True, hardware=hardware), step_model=step_model,
+            augment=K.AugmentationSequential(K.RandomHorizontalFlip(p=0.5), K.RandomAffine(20, (0.07, 0.07), p=1.0)),
+            objective=lambda outputs, targets: {"cross_entropy": F.cross_entropy(outputs.logits[0], targets)},
+            diversity={}, optimizer=optimizer, hardware=hardware, description="epoch",
+        )  # fmt: skip
+        return timed(epoch, num_faces, hardware.device, 3)
+
+
 START = """
 import time; began = time.perf_counter()
 import sys; from pathlib import Path
@@ -284,6 +304,8 @@ def measurements(device: str) -> dict[str, Callable[[str, str], Measurement]]:
     found["first batch of FER+, cold"] = lambda v, d: first_batch(False, v, d)
     found["first batch of FER+, warm"] = lambda v, d: first_batch(True, v, d)
     found["preprocessing, 224 pixels"] = preprocessing
+    for faces in (320, 640, 1280):
+        found[f"growth: epoch of {faces:,} faces"] = lambda v, d, n=faces: training_epoch(n, v, d)
     for branches in (1, 3, 5, 7, 9, 12, 15):
         found[f"growth: ESR-{branches} training step"] = lambda v, d, b=branches: training_step("esr", 32, v, d, b)
     return found
