@@ -7,6 +7,7 @@ what to do about each.
 
 import hashlib
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import numpy as np
 import tyro
 from PIL import Image
 from tqdm.auto import tqdm
+from tyro.extras import subcommand_cli_from_dict
 
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
@@ -372,3 +374,10 @@ def command(
         network: a trained network whose answers the labels are compared with; None leaves that out.
     """
     return int(any(finding.level == "error" for finding in check(dataset, root, network)))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(subcommand_cli_from_dict({"check": command}))
+    except (ValueError, OSError) as error:
+        sys.exit(f"utils.udata check: {error}")

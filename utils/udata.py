@@ -7,6 +7,7 @@ asked for. `pre_process_affect_net` and `pre_process_fer_plus` write the layouts
 import csv
 import os
 import re
+import runpy
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -385,13 +386,4 @@ def _missing(path: Path, dataset: str, layout: str) -> str:
 
 
 if __name__ == "__main__":  # python -m utils.udata check DATASET ROOT
-    import sys
-
-    from tyro.extras import subcommand_cli_from_dict
-
-    from utils.ucheck import command
-
-    try:
-        sys.exit(subcommand_cli_from_dict({"check": command}))
-    except (ValueError, OSError) as error:
-        sys.exit(f"utils.udata check: {error}")
+    runpy.run_module("utils.ucheck", run_name="__main__")
