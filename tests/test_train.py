@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import esr_ferplus
 import evaluate
 from models import CheckpointError, load_model, load_pretrained
-from models.classifier import EMOTIONS
+from models.classifier import EMOTIONS, resize
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import describe_model, read_tensors
 from utils.ucheckpoint import Run
+from utils.udata import FERPlus
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 from utils.uhardware import choose_hardware
-from utils.utrain import update_average
+from utils.upipeline import make_loader
+from utils.utrain import refresh_statistics, update_average
 
 HERE = Path(__file__).parent
 
@@ -180,21 +182,31 @@ def test_a_run_of_one_cycle_is_continued_exactly(changes, drawn, tmp_path, monke
 
 def test_averaged_weights_are_those_of_the_library():
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    lerp = lambda averaged, current, _: (  # noqa: E731
-        torch._foreach_lerp_(averaged, current, 0.1) if averaged[0].is_floating_point()
-        else torch._foreach_copy_(averaged, current)
-    )  # fmt: skip
-    ours = AveragedModel(model, use_buffers=True)
-    library = AveragedModel(model, multi_avg_fn=lerp, use_buffers=True)
+    model = torch.nn.Linear(3, 4)
+    ours, library = AveragedModel(model), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     for _ in range(4):
         with torch.no_grad():
-            model[0].weight.normal_()
-        model(torch.rand(5, 3))
+            model.weight.normal_()
         update_average(ours, model, decay=0.9)
         library.update_parameters(model)
     assert ours.n_averaged == library.n_averaged == 4
-    assert all(torch.equal(library.state_dict()[key], value) for key, value in ours.state_dict().items())
+    torch.testing.assert_close(ours.module.weight, library.module.weight)
+
+
+def test_statistics_of_averaged_weights_are_measured_anew(drawn):
+    """The oracle is BatchNorm's own mean over all faces, in one batch, of the first convolution's output."""
+    torch.manual_seed(0)
+    hardware = choose_hardware("cpu", "float32", "off")
+    faces = FERPlus(drawn / "ferplus", "train")
+    loader = make_loader(faces, 60, len(faces), shuffle=True, hardware=hardware)
+    model = ESR(1, image_size=60)
+    model.base.bn1.running_mean.fill_(99)
+    refresh_statistics(model, loader, torch.nn.Identity(), hardware)
+    [batch] = loader
+    with torch.no_grad():
+        features = model.base.conv1(model.normalize(resize(batch.images, 60)))
+    torch.testing.assert_close(model.base.bn1.running_mean, features.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(model.base.bn1.running_var, features.var(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
 
 
 def test_start_weights_for_emotions(tmp_path):

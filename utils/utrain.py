@@ -1,5 +1,7 @@
 """The mechanics of training: one epoch, one stage, one set of predictions."""
 
+import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -24,6 +26,9 @@ Objective = Callable[[Any, Tensor], dict[str, Tensor]]
 
 Validate = Callable[[ExpressionClassifier, DataLoader, Hardware], dict[str, float]]
 """From a network and faces to what is recorded about it, under names that begin with validation_."""
+
+STATISTICS_FACES = 5000
+"""Training faces over which BatchNorm's statistics of averaged weights are measured."""
 
 LOOK_INTERVAL = 0.5
 """Seconds between looks at the losses, each of which waits for the device."""
@@ -247,7 +252,7 @@ def train_stage(
     """
     warned = {name for row in run.history for name in diversity if describe_similarity(name, _recorded(row, name))}
     model.to(hardware.device, memory_format=hardware.memory_format)
-    average = AveragedModel(model, use_buffers=True) if weight_averaging else None
+    average = AveragedModel(model) if weight_averaging else None
     kept = average.module if average else model
     done = run.begin_stage(stage, model, optimizer, scheduler, average)
     step_model = hardware.prepare(model, steps=num_epochs * len(train))  # of the whole stage: so does a continued one
@@ -278,6 +283,8 @@ def train_stage(
         if scheduler_interval == "epoch":
             scheduler.step()
         if epoch % validation_interval == 0 or epoch == num_epochs:
+            if average:
+                refresh_statistics(kept, train, augment, hardware)
             hardware.share_buffers(kept)
             row |= validate(kept, validation, hardware)
             if row[select_by] > run.best:
@@ -299,21 +306,30 @@ def train_stage(
 def update_average(average: AveragedModel, model: nn.Module, decay: float) -> None:
     """Move averaged weights towards the network's by 1 - `decay`; the first time they become equal.
 
-    BatchNorm's statistics are averaged too, whole numbers are copied. `AveragedModel.update_parameters` does the same
-    but waits for the GPU at every step.
+    `AveragedModel.update_parameters` does the same but waits for the GPU at every step. BatchNorm's statistics are not
+    averaged, since they are those of other weights: `refresh_statistics` measures them anew.
     """
-    pairs = [
-        *zip(average.module.parameters(), model.parameters(), strict=True),
-        *zip(average.module.buffers(), model.buffers(), strict=True),
-    ]
-    for floating in (True, False):
-        chosen = [pair for pair in pairs if pair[0].is_floating_point() == floating]
-        averaged, current = map(list, zip(*chosen, strict=True))
-        if floating and average.n_averaged > 0:
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        else:
-            torch._foreach_copy_(averaged, current)
+    averaged, current = list(average.module.parameters()), list(model.parameters())
+    if average.n_averaged > 0:
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+    else:
+        torch._foreach_copy_(averaged, current)
     average.n_averaged += 1  # a counter on the CPU
+
+
+def refresh_statistics(model: ExpressionClassifier, loader: DataLoader, augment: nn.Module, hardware: Hardware) -> None:
+    """Measure BatchNorm's statistics anew, over the first `STATISTICS_FACES` of a training epoch.
+
+    An average of many networks has smaller activations than each of them, so their averaged statistics do not fit it
+    while the learning rate is high (Izmailov et al., "Averaging weights leads to wider optima", UAI 2018).
+    """
+    batches = math.ceil(STATISTICS_FACES / loader.batch_sampler.bounds[1])
+    images = (
+        augment(resize(hardware.place(batch.images), model.image_size)).contiguous(memory_format=hardware.memory_format)
+        for batch in itertools.islice(loader, batches)
+    )
+    with hardware.autocast(), hardware.compiled_for(full_batch=False):
+        update_bn(images, model)
 
 
 def _recorded(row: dict[str, Any], name: str) -> float:
