@@ -259,7 +259,7 @@ def preprocessing(variant: str, device: str) -> Measurement:
             side = int(rng.integers(450, 900))
             x, y = (int(value) for value in rng.integers(0, 1000 - side, 2))
             picture = draw_photograph([(number % 8, number, number)], [(x, y, side, side)], 1000, 1000, seed=number)
-            write_jpeg(images / f"{number}.jpg", picture.image)
+            write_jpeg(images / f"{number}.jpg", picture.picture)
             rows.append(f"1/{number}.jpg,{x},{y},{side},{side},0;0,{number % 8},0.1,0.2")
         (folder / "training.csv").write_text("\n".join(rows) + "\n")
 
