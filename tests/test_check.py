@@ -143,6 +143,14 @@ def test_a_network_tells_labels_of_another_order_and_rows_that_moved(spoiled, mo
     assert "the labels fit the faces no better than chance (mean recall of the network" in error
 
 
+def test_a_handful_of_faces_is_too_few_for_a_verdict(drawn, monkeypatch):
+    ignorant = Oracle(FERPlus(drawn / "ferplus", "train").subset([]))
+    monkeypatch.setattr(ucheck, "load_model", lambda path: ignorant)
+    found = errors(check("affectnet", drawn / "affectnet", Path("ignorant.pt")))  # two faces of each class unlabeled
+    assert not [error for error in found if error.startswith("unlabeled")]
+    assert [error.split(":")[0] for error in found if "no better than chance" in error] == ["train", "validation"]
+
+
 def test_truncated_pictures_copies_and_leaks(spoiled):
     train, test = (sorted((spoiled / "rafdb" / split).rglob("*.jpg")) for split in ("train", "test"))
     data = train[0].read_bytes()

@@ -257,7 +257,7 @@ def check_labels(
     )
     findings = []
 
-    def judge(fit: Callable[[np.ndarray], float], evidence: str, bad: float, better: float) -> bool:
+    def judge(fit: Callable[[np.ndarray], float], evidence: str, bad: float, better: float) -> None:
         own = fit(np.arange(K))
         name, best = max(((name, fit(np.array(order))) for name, order in orders(K).items()), key=lambda pair: pair[1])
         if own < bad <= best and best > own + better:
@@ -265,7 +265,6 @@ def check_labels(
                 f"{split.name}: the labels look like {name}, not our order ({evidence}: {best:.2f} against {own:.2f})"
             )
             findings.append(Finding("error", text, remedy))
-        return own < bad
 
     found = _per_class(faces)
     if published and sum(found):
@@ -283,9 +282,10 @@ def check_labels(
             )  # fmt: skip
     if model is not None:
         answers, labels = ask(model, faces, readable)
-        if len(labels) and not judge(lambda order: _recall(answers, order[labels], K), "recall of a network", 0.3, 0.2):
+        if (np.bincount(labels, minlength=K) >= FEWEST).sum() < K / 2:  # too few faces to tell
             return findings
-        if len(labels) and not findings and _recall(answers, labels, K) < 1.5 / K:
+        judge(lambda order: _recall(answers, order[labels], K), "recall of a network", 0.3, 0.2)
+        if not findings and _recall(answers, labels, K) < 1.5 / K:
             findings.append(
                 Finding(
                     "error",
