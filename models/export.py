@@ -47,8 +47,7 @@ class Exportable(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """The names of what `forward` returns, in order."""
-        has_affect = self.model.arguments.get("affect", False)
-        return ["probabilities", "logits"] + (["affect"] if has_affect else [])
+        return ["probabilities", "logits"] + (["affect"] if self.model.predicts_affect else [])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1]; affect is the mean over branches, (N, 2)."""
@@ -193,7 +192,7 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
     folder = _check_esr_folder(model, folder)
     branches = [BRANCH_FILE.format(number) for number in range(1, len(model.branches) + 1)]
     states = dict(zip([BASE_FILE, *branches], [model.base, *model.branches], strict=True))
-    code = _loading_code(model, folder)
+    code = f'model = load_model("{folder.as_posix()}")'
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         unchecked = Path(temporary)
@@ -232,11 +231,6 @@ def _check_esr_folder(model: ExpressionClassifier, folder: str | Path) -> Path:
             "written. Remove the Net-* files there, or choose another folder"
         )
     return folder
-
-
-def _loading_code(model: ESR, folder: Path) -> str:
-    """Return the Python that loads the folder as the network that was exported."""
-    return f'model = load_model("{folder.as_posix()}")'
 
 
 def _note(model: ESR, code: str) -> str:

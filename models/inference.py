@@ -23,8 +23,8 @@ def optimize_for_inference(
     Args:
         model: the trained network; it is left as it is.
         precision: float32, or bfloat16 for hardware that multiplies it natively.
-        compile: also compile it at its first use, which takes a minute and pays for itself from some ten thousand faces
-            on. Keep the batch size the same then: another one is compiled anew.
+        compile: also compile it at its first use, which takes seconds to minutes; for many faces. Keep the batch size
+            the same then: another one is compiled anew.
     """
     optimized = deepcopy(model).eval().requires_grad_(False)
     for module in list(optimized.modules()):
