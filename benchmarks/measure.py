@@ -4,6 +4,7 @@ VARIANT is "plain" (benchmarks/plain.py) or "ours" (what the scripts do). Prints
 """
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -262,6 +263,7 @@ def preprocessing(variant: str, device: str) -> Measurement:
             write_jpeg(images / f"{number}.jpg", picture.picture)
             rows.append(f"1/{number}.jpg,{x},{y},{side},{side},0;0,{number % 8},0.1,0.2")
         (folder / "training.csv").write_text("\n".join(rows) + "\n")
+        os.sync()  # what was just drawn is not written to the disk while the clock runs
 
         def convert() -> None:
             target = Path(tempfile.mkdtemp(dir=folder))

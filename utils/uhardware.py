@@ -166,8 +166,8 @@ def choose_hardware(
         rank, place = state.process_index, state.device
         if rank > 0:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the first process speaks for all, to the end
-    if place.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        _keep_freed_memory()
+    if place.type == "cpu":
+        keep_freed_memory()
     native = place.type in ("cpu", "cuda") and _multiplies_bfloat16(place)
     bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
     if place.type == "cuda":
@@ -202,11 +202,14 @@ def _can_compile(device: torch.device) -> bool:
     return on_cpu or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0))
 
 
-def _keep_freed_memory() -> None:
-    """Have the C library reuse freed memory instead of returning it to the system at every step.
+def keep_freed_memory() -> None:
+    """Have the GNU C library reuse freed memory instead of returning it to the system; elsewhere nothing changes.
 
-    A step frees and asks for the same gigabytes again; fetching them page by page takes a good part of its time.
+    A training step or a photograph frees and asks for what the one before it had; fetching it page by page takes a good
+    part of its time.
     """
+    if platform.libc_ver()[0] != "glibc":
+        return
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(M_MMAP_MAX, 0)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from utils.uannotations import EXPRESSIONS, SPLITS, BadRow, CurrentRelease, FirstRelease, find_affect_net
 from utils.ucrop import crop_face
 from utils.uferplus import FER_FOLDERS, FER_SIZE, FERPlusTables
+from utils.uhardware import keep_freed_memory
 
 IMAGES_PER_FOLDER = 500  # keeps folders small enough for file browsers and network drives; the published layout
 JPEG_QUALITY = 95  # of 100: the faces are compressed a second time, which should not show
@@ -98,6 +99,7 @@ def pre_process_affect_net(
     stamp = {"annotations": release.name, "image_size": image_size, "rows": len(release), "sha256": release.sha256}
     _claim(folder, stamp, "*/*.jpg", [folder, *folder.glob("*")])
 
+    keep_freed_memory()
     num_workers = num_workers or _usable_cores()
     jobs = ((release, number, row, folder, image_size) for number, row in release)
     with _one_opencv_thread(), ThreadPoolExecutor(num_workers) as executor:
@@ -222,14 +224,18 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file as a whole or not at all; the folder is made for its first file."""
     partial = path.with_name(f".{path.name}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        partial.write_bytes(data)
+        try:
+            partial.write_bytes(data)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
         partial.replace(path)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
 
 
 def _is_written(path: Path) -> bool:
