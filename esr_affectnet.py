@@ -169,7 +169,7 @@ def main(experiment: Experiment) -> None:
         first = branches == 1
         rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
         groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
-        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=hardware.fused_optimizer)
         train(
             branches,
             num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
@@ -186,7 +186,7 @@ def main(experiment: Experiment) -> None:
         model.add_affect()
         model.requires_grad_(False)
         heads = [parameter.requires_grad_() for b in model.branches for parameter in b.fc_dimensional.parameters()]
-        optimizer = torch.optim.SGD(heads, experiment.lr_affect, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(heads, experiment.lr_affect, momentum=0.9, fused=hardware.fused_optimizer)
         drawn = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
         train(
             experiment.num_branches_trained_network + 1,

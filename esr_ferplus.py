@@ -168,7 +168,7 @@ def main(experiment: Experiment) -> None:
         num_epochs = experiment.max_training_epoch if first else experiment.max_finetune_epoch
         optimizer = torch.optim.SGD(
             model.parameter_groups(rates[0], rates), momentum=0.9, weight_decay=experiment.weight_decay,
-            nesterov=experiment.nesterov, fused=True,
+            nesterov=experiment.nesterov, fused=hardware.fused_optimizer,
         )  # fmt: skip
         if experiment.schedule == "step":
             scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay)

@@ -156,7 +156,7 @@ def main(experiment: Experiment) -> None:
         first = branches == 1
         rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
         groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
-        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=hardware.fused_optimizer)
         train_stage(
             run, branches, num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
             validation_interval=experiment.validation_interval, model=model, optimizer=optimizer,

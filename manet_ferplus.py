@@ -154,7 +154,7 @@ def main(experiment: Experiment) -> None:
 
     # One stage
     regularization = {"momentum": 0.9, "weight_decay": experiment.weight_decay}
-    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, **regularization, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, **regularization, fused=hardware.fused_optimizer)
     train_stage(
         run, 1, num_epochs=num_epochs, validation_interval=experiment.validation_interval, model=model,
         optimizer=optimizer,

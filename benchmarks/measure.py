@@ -99,7 +99,7 @@ def training_step(network: str, batch_size: int, variant: str, device: str, bran
         objective = plain.esr_loss if network == "esr" else plain.manet_loss
     else:
         step_model = hardware.prepare(model, steps=10**6)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=hardware.fused_optimizer)
         diversity = [DiversityLoss("det", "median") for _ in range(3)]
 
         def objective(outputs, targets):
@@ -140,7 +140,7 @@ def inference(network: str, batch_size: int, variant: str, device: str) -> Measu
     images = torch.randint(0, 256, (batch_size, 3, model.image_size, model.image_size), dtype=torch.uint8)
     flop = flop_of(model, images.to(hardware.device) / 255, training=False)
     if variant == "ours":
-        model = optimize_for_inference(model, hardware.precision, compile=batch_size > 1)
+        model = optimize_for_inference(model, hardware.precision, compile=batch_size > 1, in_place=True)
     function = lambda: model.predict(images).cpu()  # noqa: E731
     return timed(function, batch_size, hardware.device, 10 if device == "cpu" else 50, flop)
 
@@ -204,7 +204,7 @@ def training_epoch(num_faces: int, variant: str, device: str) -> Measurement:
         faces = FERPlus(faces_on_disk(Path(folder)), "train").subset(range(num_faces))
         model = ESR(1, image_size=64)
         step_model = hardware.prepare(model, steps=10**6)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=hardware.fused_optimizer)
         epoch = partial(
             train_epoch, model, make_loader(faces, 64, 32, shuffle=True, hardware=hardware), step_model=step_model,
             augment=K.AugmentationSequential(K.RandomHorizontalFlip(p=0.5), K.RandomAffine(20, (0.07, 0.07), p=1.0)),

@@ -48,6 +48,11 @@ class Hardware:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
+    @property
+    def fused_optimizer(self) -> bool:
+        """Whether PyTorch's fused optimizers are the fast ones: on the CPU they copy every channels_last weight."""
+        return self.device.type == "cuda"
+
     def autocast(self) -> AbstractContextManager:
         """Return the context in which convolutions and matrix products run at `precision`."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
