@@ -24,11 +24,12 @@ import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 import tyro
+from torch.optim.lr_scheduler import StepLR
 
 from models import load_pretrained
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
-from utils.uaffect import affect_loss, report_affect, validate_affect
+from utils.uaffect import AFFECT_STAGE, report_affect
 from utils.ucheckpoint import Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.udemosets import write_affectnet
@@ -120,8 +121,7 @@ def main(experiment: Experiment) -> None:
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
         held_out = faces.subset(held_out, "AffectNet holdout")
-        balanced = at_most_per_label(held_out.labels, 500, experiment.seed)  # as many as Validation has
-        selection = held_out.subset(balanced)
+        selection = held_out.subset(at_most_per_label(held_out.labels, 500, experiment.seed))  # as Validation has
         faces, validation = faces.subset(kept), load(selection)
         selected_on = "up to 500 faces per class of a held-out tenth of train"
     else:
@@ -166,41 +166,29 @@ def main(experiment: Experiment) -> None:
         if run.is_past(branches):
             continue
         drawn = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed + branches)
-        first = branches == 1
         rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
-        groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
-        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=hardware.fused_optimizer)
-        train(
-            branches,
-            num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
-            optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
-            train=load(faces.subset(drawn), batch_size=experiment.batch_size, shuffle=True),
-            validation=validation,
-            objective=objective,
-            diversity=diversity,
+        optimizer = torch.optim.SGD(
+            model.parameter_groups(rates[0], rates), momentum=0.9, fused=hardware.fused_optimizer
         )
+        train(
+            branches, num_epochs=experiment.max_training_epoch if branches == 1 else experiment.max_finetune_epoch,
+            optimizer=optimizer, scheduler=StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
+            train=load(faces.subset(drawn), batch_size=experiment.batch_size, shuffle=True), validation=validation,
+            objective=objective, diversity=diversity,
+        )  # fmt: skip
 
     # Valence and arousal: the heads alone, by the root mean squared error of both
     if experiment.affect:
-        model.add_affect()
-        model.requires_grad_(False)
-        heads = [parameter.requires_grad_() for b in model.branches for parameter in b.fc_dimensional.parameters()]
-        optimizer = torch.optim.SGD(heads, experiment.lr_affect, momentum=0.9, fused=hardware.fused_optimizer)
+        optimizer = torch.optim.SGD(
+            model.only_affect_heads(), experiment.lr_affect, momentum=0.9, fused=hardware.fused_optimizer
+        )
         drawn = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
         train(
-            experiment.num_branches_trained_network + 1,
-            num_epochs=experiment.max_affect_epoch,
-            optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
+            experiment.num_branches_trained_network + 1, num_epochs=experiment.max_affect_epoch, optimizer=optimizer,
+            scheduler=StepLR(optimizer, step_size=10, gamma=experiment.lr_decay),
             train=load(faces.subset(drawn).with_affect(), batch_size=experiment.batch_size, shuffle=True),
-            validation=load(selection.with_affect()),
-            objective=lambda outputs, targets: {"affect": affect_loss(outputs.affect, targets)},
-            diversity={},
-            measure=lambda outputs, targets: {},
-            validate=validate_affect,
-            select_by="validation_score",
-        )
+            validation=load(selection.with_affect()), **AFFECT_STAGE,
+        )  # fmt: skip
         report_affect(run, load(validation_faces.with_affect()), hardware)
     report(run, reported, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
 

@@ -23,6 +23,7 @@ import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 import tyro
+from torch.optim.lr_scheduler import StepLR
 
 from models import load_pretrained
 from models.diversity import DiversityLoss
@@ -34,7 +35,7 @@ from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
 from utils.upipeline import make_loader
 from utils.ureport import report
-from utils.utrain import train_stage
+from utils.utrain import one_cycle, train_stage
 
 
 @dataclass
@@ -171,16 +172,12 @@ def main(experiment: Experiment) -> None:
             nesterov=experiment.nesterov, fused=hardware.fused_optimizer,
         )  # fmt: skip
         if experiment.schedule == "step":
-            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay)
+            interval, scheduler = "epoch", StepLR(optimizer, step_size=10, gamma=experiment.lr_decay)
         else:
-            highest = [group["lr"] for group in optimizer.param_groups]
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, highest, total_steps=num_epochs * len(train), cycle_momentum=False
-            )
+            interval, scheduler = "step", one_cycle(optimizer, num_epochs * len(train))
         train_stage(
             run, branches, num_epochs=num_epochs, validation_interval=experiment.validation_interval, model=model,
-            optimizer=optimizer, scheduler=scheduler,
-            scheduler_interval="epoch" if experiment.schedule == "step" else "step",
+            optimizer=optimizer, scheduler=scheduler, scheduler_interval=interval,
             weight_averaging=experiment.weight_averaging, train=train, validation=validation, augment=augment,
             objective=objective, diversity=diversity, hardware=hardware,
         )  # fmt: skip

@@ -91,8 +91,10 @@ def demo_of(experiment: Experiment) -> Experiment:
         augmentation=0.1,
         image_size=96,
         batch_size=8,
-        max_training_epoch=6,
-        max_finetune_epoch=6,
+        max_training_epoch=10,
+        max_finetune_epoch=10,
+        lr=0.005,
+        diversity_weight=0.1,
     )
 
 

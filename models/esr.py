@@ -168,6 +168,12 @@ class ESR(ExpressionClassifier):
                 branch.fc_dimensional = nn.Linear(len(self.labels), 2).to(self.input_mean.device)
         self.arguments["affect"] = True
 
+    def only_affect_heads(self) -> list[nn.Parameter]:
+        """Add the valence/arousal heads, freeze everything else, and return the heads' parameters to train."""
+        self.add_affect()
+        self.requires_grad_(False)
+        return [weight.requires_grad_() for branch in self.branches for weight in branch.fc_dimensional.parameters()]
+
     def keep_branches(self, num_branches: int) -> list[Branch]:
         """Keep the first branches and return the others, for `add_branch` to give back one by one."""
         removed = list(self.branches[num_branches:])

@@ -107,6 +107,16 @@ def affect_loss(affect: Tensor, targets: Tensor) -> Tensor:
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt().sum()  # the root has no gradient at 0
 
 
+AFFECT_STAGE = {
+    "objective": lambda outputs, targets: {"affect": affect_loss(outputs.affect, targets)},
+    "diversity": {},
+    "measure": lambda outputs, targets: {},
+    "validate": validate_affect,
+    "select_by": "validation_score",
+}
+"""What `train_stage` takes to train valence and arousal."""
+
+
 def _said(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
 

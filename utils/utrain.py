@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -300,6 +300,12 @@ def train_stage(
                 warned.add(name)
     hardware.wait_for_everyone()  # the first process has written best.pt
     run.load_best(model)
+
+
+def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Return a schedule by steps: every group's rate rises to its own and falls to nearly zero (Smith 2018)."""
+    highest = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, highest, total_steps=steps, cycle_momentum=False)
 
 
 @torch.no_grad()
