@@ -6,7 +6,7 @@ recognition in the wild", arXiv 2210.09381.
 Data: AffectNet, preprocessed at 96 pixels, in `base_path_to_dataset` (README, "Preparing the data").
 Start weights: none; `path_to_pretrained_network` goes on from another ESR.
 Run:  python esr_affectnet.py                 train with the variables below; run again to continue
-      python esr_affectnet.py --demo          the same on drawn faces, about two minutes on two CPU cores
+      python esr_affectnet.py --demo          the same on drawn faces, about a minute on two CPU cores
       python esr_affectnet.py --help          every variable as a flag
 Writes checkpoint/esr_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, curves.png,
 confusion_matrix.png; with affect, affect_metrics.json.

@@ -6,7 +6,7 @@ recognition in the wild", arXiv 2210.09381.
 Data: RAF-DB (basic emotions) in `base_path_to_dataset` (README, "Preparing the data").
 Start weights: an ESR trained on AffectNet in `path_to_pretrained_network`, or None to grow from scratch.
 Run:  python esr_rafdb.py                 train with the variables below; run again to continue
-      python esr_rafdb.py --demo          the same on drawn faces, about two minutes on two CPU cores
+      python esr_rafdb.py --demo          the same on drawn faces, about a minute on two CPU cores
       python esr_rafdb.py --help          every variable as a flag
 Writes checkpoint/esr_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, curves.png,
 confusion_matrix.png.

@@ -17,14 +17,20 @@ from torchvision.transforms import v2
 from utils.udata import FaceDataset
 
 
-def similarity_matrix_in_pairs(features: Tensor, gamma: float = 10.0) -> Tensor:
-    """Return the similarity (B, B) of features (B, N, ...), one pair of branches at a time over all faces."""
+def similarity_matrix_in_pairs(features: Tensor, gamma: float = 10.0, both_ways: bool = False) -> Tensor:
+    """Return the similarity (B, B) of features (B, N, ...), one pair of branches at a time over all faces.
+
+    With `both_ways` the pair (j, i) is computed beside (i, j), as a loop over rows and columns does.
+    """
     B = len(features)
     similarity = torch.eye(B, dtype=features.dtype, device=features.device)
     for i in range(B):
-        for j in range(i):
-            distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
-            similarity[i, j] = similarity[j, i] = torch.exp(-gamma * distances).mean()
+        for j in range(B if both_ways else i):
+            if i != j:
+                distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
+                similarity[i, j] = torch.exp(-gamma * distances).mean()
+                if not both_ways:
+                    similarity[j, i] = similarity[i, j]
     return similarity
 
 

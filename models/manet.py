@@ -172,8 +172,8 @@ class MANet(ExpressionClassifier):
         self.layer4_2 = make_stage(multiscale, 256, 512, stride=2)
         self.fc_1 = nn.Linear(512, len(labels))
         self.fc_2 = nn.Linear(512, len(labels))
-        # What a block adds starts at half its size: with whole ones the features grow from block to block, and the heads
-        # diverge before the convolutions have learnt anything (README, "What differs from the published code")
+        # What a block adds starts at half its size: else the features grow from block to block, and the heads diverge
+        # before the convolutions have learnt anything (README, "What differs from the published code").
         for name, norm in self.named_modules():
             if name.rpartition(".")[2].startswith(("bn2", "bn1_2", "bn2_2")):
                 nn.init.constant_(norm.weight, 0.5)
