@@ -79,19 +79,12 @@ class Experiment:
 
 def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on drawn faces, small enough for two CPU cores."""
+    faces = write_rafdb(Path("data/drawn/rafdb"), images_per_class=40)
     return replace(
-        experiment,
-        base_path_to_dataset=write_rafdb(Path("data/drawn/rafdb"), images_per_class=40),
-        name_experiment="demo",
-        augmentation=0.1,
-        image_size=64,
-        num_branches_trained_network=2,
-        max_training_epoch=6,
-        max_finetune_epoch=3,
-        batch_size=8,
-        lr_new=0.01,
+        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=64,
+        num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
         lr_trained=0.005,
-    )
+    )  # fmt: skip
 
 
 def main(experiment: Experiment) -> None:

@@ -84,18 +84,11 @@ class Experiment:
 
 def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on drawn faces, small enough for two CPU cores."""
+    faces = write_affectnet(Path("data/drawn/affectnet"), images_per_class=40)
     return replace(
-        experiment,
-        base_path_to_dataset=write_affectnet(Path("data/drawn/affectnet"), images_per_class=40),
-        name_experiment="demo",
-        augmentation=0.1,
-        image_size=96,
-        batch_size=8,
-        max_training_epoch=10,
-        max_finetune_epoch=10,
-        lr=0.005,
-        diversity_weight=0.1,
-    )
+        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=96,
+        batch_size=8, max_training_epoch=10, max_finetune_epoch=10, lr=0.005, diversity_weight=0.1,
+    )  # fmt: skip
 
 
 def main(experiment: Experiment) -> None:
