@@ -46,3 +46,12 @@ def test_same_probabilities(name):
         assert not left, "every BatchNorm is folded"
         assert optimized.labels == model.labels and optimized.image_size == model.image_size
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_in_place_changes_the_network_itself():
+    model = trained_a_little(NETWORKS["ESR"]())
+    images = torch.rand(3, 3, 60, 60)
+    expected = model.predict(images)
+    assert optimize_for_inference(model, in_place=True) is model
+    torch.testing.assert_close(model.predict(images), expected, atol=1e-5, rtol=0)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

@@ -19,6 +19,7 @@ import pytest
 from utils import ucrop, upreprocess
 from utils.uannotations import BadRow, Box
 from utils.ucrop import crop_face
+from utils.udemo import draw_photograph
 from utils.upreprocess import pre_process_affect_net, pre_process_fer_plus
 
 HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
@@ -137,6 +138,16 @@ def test_reduced_decoding_equals_full_decoding(reduction: int, offset: tuple, mo
     assert difference.max() <= 8 and difference.mean() < 1
     shift = np.abs(crop[:, 1:] - expected[:, :-1])
     assert shift.mean() > 8 * difference.mean()  # a shift by an eighth of a pixel would not pass
+
+
+def test_a_face_of_twice_the_size_asked_for_is_decoded_at_half_size_and_looks_the_same() -> None:
+    box = (301, 207, 460, 455)
+    picture = draw_photograph([(1, 0, 0)], [box], 1000, 1000).picture[:, :, ::-1]
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    expected = cv2.resize(whole[207:662, 301:761], (224, 224), interpolation=cv2.INTER_AREA)
+    assert cv2.PSNR(crop_face(data, Box(*box), 224), expected) > 42  # JPEG at quality 95 costs as much
+    assert cv2.PSNR(crop_face(data, Box(302, *box[1:]), 224), expected) < 42  # a pixel beside it is another crop
 
 
 @pytest.mark.parametrize("box", [(211, 97, 801, 800), (13, 502, 797, 640), (-100, 300, 900, 800)])
