@@ -1,6 +1,6 @@
 """Measures what the project does against a plain version, side by side, and writes the table.
 
-Run:  python -m benchmarks                       everything, about half an hour on two CPU cores
+Run:  python -m benchmarks                       everything, about 35 minutes on two CPU cores
       python -m benchmarks --only training diversity --rounds 1
 Each measurement runs in a process of its own, plain and ours in turn, so that both meet the same disturbances; the
 ratio is the median over the rounds. Writes benchmarks/results/<date>_<machine>.md.
