@@ -72,7 +72,7 @@ class Experiment:
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike patches and branches are
     diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient (README)
     diversity_normalize: bool = False  # scale features to unit length first
-    diversity_weight: float = 1.0  # of each of the three terms beside the cross-entropies
+    diversity_weight: float = 0.1  # of the three terms; the published 1 fits its gamma of 10 alone (README)
     # Computation
     seed: int = 0  # of initial weights, order and augmentation
     device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
@@ -87,7 +87,7 @@ def demo_of(experiment: Experiment) -> Experiment:
     faces = write_affectnet(Path("data/drawn/affectnet"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=96,
-        batch_size=8, max_training_epoch=10, max_finetune_epoch=10, lr=0.005, diversity_weight=0.1,
+        batch_size=8, max_training_epoch=10, max_finetune_epoch=10, lr=0.005,
     )  # fmt: skip
 
 
