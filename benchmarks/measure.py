@@ -151,10 +151,7 @@ def diversity_loss(branches: int, both_ways: bool, variant: str, device: str) ->
     hardware = hardware_of(variant, device)
     torch.manual_seed(0)
     features = torch.rand(branches, 32, 512, device=hardware.device, requires_grad=True)
-    ours = DiversityLoss("det", 10.0)
-    loss = (
-        ours if variant == "ours" else lambda f: -torch.linalg.det(plain.similarity_matrix_in_pairs(f, 10, both_ways))
-    )
+    loss = DiversityLoss("det", 10.0) if variant == "ours" else partial(plain.det_loss, both_ways=both_ways)
 
     def once() -> None:
         for _ in range(20):

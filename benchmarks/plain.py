@@ -5,6 +5,7 @@ whole, one after the other. Nothing here is used by the experiments.
 """
 
 import csv
+from itertools import combinations, permutations
 from pathlib import Path
 
 import cv2
@@ -24,21 +25,25 @@ def similarity_matrix_in_pairs(features: Tensor, gamma: float = 10.0, both_ways:
     """
     B = len(features)
     similarity = torch.eye(B, dtype=features.dtype, device=features.device)
-    for i in range(B):
-        for j in range(B if both_ways else i):
-            if i != j:
-                distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
-                similarity[i, j] = torch.exp(-gamma * distances).mean()
-                if not both_ways:
-                    similarity[j, i] = similarity[i, j]
+    pairs = permutations(range(B), 2) if both_ways else combinations(range(B), 2)
+    for i, j in pairs:
+        distances = ((features[i] - features[j]) ** 2).flatten(1).sum(dim=1)
+        similarity[i, j] = torch.exp(-gamma * distances).mean()
+        if not both_ways:
+            similarity[j, i] = similarity[i, j]
     return similarity
+
+
+def det_loss(features: Tensor, gamma: float = 10.0, both_ways: bool = False) -> Tensor:
+    """Return the diversity term -det(S) of features (B, N, ...)."""
+    return -torch.linalg.det(similarity_matrix_in_pairs(features, gamma, both_ways))
 
 
 def esr_loss(outputs, targets: Tensor, gamma: float = 10.0) -> Tensor:
     """Return the cross-entropies of all branches and both diversity terms."""
     loss = sum(F.cross_entropy(logits, targets) for logits in outputs.logits)
     for maps in (outputs.spatial_attention, outputs.channel_attention):
-        loss = loss - torch.linalg.det(similarity_matrix_in_pairs(maps, gamma))
+        loss = loss + det_loss(maps, gamma)
     return loss
 
 
@@ -48,7 +53,7 @@ def manet_loss(outputs, targets: Tensor, gamma: float = 10.0, beta: float = 0.6)
     loss = loss + (1 - beta) * F.cross_entropy(outputs.global_logits, targets)
     local = outputs.local_features
     for maps in (local.mean(dim=2), local.mean(dim=(3, 4)), outputs.global_features):
-        loss = loss - torch.linalg.det(similarity_matrix_in_pairs(maps, gamma))
+        loss = loss + det_loss(maps, gamma)
     return loss
 
 

@@ -37,7 +37,8 @@ def similarity_matrix(
     if gamma != "median" and (isinstance(gamma, str) or not gamma > 0):
         raise ValueError(f"gamma is {gamma!r}; expected a positive number or 'median'")
     with torch.autocast(features.device.type, enabled=False):
-        x = (features if features.dtype == torch.float64 else features.float()).flatten(2)  # (B, N, C)
+        x = features if features.dtype == torch.float64 else features.float()
+        x = x.reshape(*x.shape[:2], -1)  # (B, N, C)
         if normalize:
             x = nn.functional.normalize(x, dim=-1)
         similarity = _MeanKernel.apply(x, gamma)

@@ -32,6 +32,17 @@ def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inplanes, planes, 3, stride, padding=1, bias=False)
 
 
+def last_norm(planes: int) -> nn.BatchNorm2d:
+    """Return the BatchNorm at the end of what a block adds, which starts at half its size.
+
+    Else the features grow from block to block, and the heads diverge before the convolutions have learnt anything
+    (README, "What differs from the published code").
+    """
+    norm = nn.BatchNorm2d(planes)
+    nn.init.constant_(norm.weight, 0.5)
+    return norm
+
+
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions whose result is added to the input (He, Zhang, Ren, Sun, CVPR 2016, figure 5 left)."""
 
@@ -40,7 +51,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = conv3x3(inplanes, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
-        self.bn2 = nn.BatchNorm2d(planes)
+        self.bn2 = last_norm(planes)
         self.downsample = downsample
 
     def residual(self, x: Tensor) -> Tensor:
@@ -92,7 +103,7 @@ class MultiScaleBlock(nn.Module):
         for chain in (1, 2):
             for group in (1, 2, 3, 4):
                 self.add_module(f"conv{chain}_2_{group}", conv3x3(self.width, self.width))
-                self.add_module(f"bn{chain}_2_{group}", nn.BatchNorm2d(self.width))
+                self.add_module(f"bn{chain}_2_{group}", last_norm(self.width))
         self.downsample = downsample
 
     def chain(self, groups: Sequence[Tensor], number: int, order: Sequence[int]) -> Tensor:
@@ -172,11 +183,6 @@ class MANet(ExpressionClassifier):
         self.layer4_2 = make_stage(multiscale, 256, 512, stride=2)
         self.fc_1 = nn.Linear(512, len(labels))
         self.fc_2 = nn.Linear(512, len(labels))
-        # What a block adds starts at half its size: else the features grow from block to block, and the heads diverge
-        # before the convolutions have learnt anything (README, "What differs from the published code").
-        for name, norm in self.named_modules():
-            if name.rpartition(".")[2].startswith(("bn2", "bn1_2", "bn2_2")):
-                nn.init.constant_(norm.weight, 0.5)
 
     def forward(self, images: Tensor) -> MANetOutput:
         """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], with both branches."""

@@ -39,6 +39,11 @@ def test_similarity_equals_the_double_loop(B):
     torch.testing.assert_close(similarity_matrix(features, 3.0, normalize=True), slow_similarity(unit, 3.0))
 
 
+def test_a_single_value_per_face_is_a_feature_too():
+    features = torch.rand(3, 5, dtype=torch.float64)
+    torch.testing.assert_close(similarity_matrix(features, 2.0), slow_similarity(features, 2.0))
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("B", BRANCHES)
 def test_loss(B, measure):
