@@ -35,7 +35,9 @@ class ESRAffectOutput(NamedTuple):
 
 
 class ConvolutionBlock(nn.Module):
-    """Four convolutions, each followed by BatchNorm, ReLU and, with attention, a CBAM."""
+    """Four convolutions, each followed by BatchNorm, ReLU, 2 x 2 pooling in some, and, with attention, a CBAM."""
+
+    pooled: tuple[int, ...]  # the numbers (1 to 4) of the layers that pool
 
     def __init__(
         self, channels: Sequence[int], kernel_sizes: Sequence[int], last_padding: int, attention: bool
@@ -53,6 +55,8 @@ class ConvolutionBlock(nn.Module):
     def block(self, features: Tensor, layer: int) -> AttendedFeatures:
         """Apply convolution number `layer` (1 to 4) and what follows it; the maps are None without attention."""
         features = F.relu(getattr(self, f"bn{layer}")(getattr(self, f"conv{layer}")(features)))
+        if layer in self.pooled:
+            features = F.max_pool2d(features, 2)
         if self.attention:
             return getattr(self, f"cbam{layer}")(features)
         return AttendedFeatures(features, None, None)
@@ -61,19 +65,23 @@ class ConvolutionBlock(nn.Module):
 class Base(ConvolutionBlock):
     """The layers that all branches share: (N, 3, 96, 96) to (N, 128, 20, 20)."""
 
+    pooled = (2, 4)
+
     def __init__(self, attention: bool) -> None:
         super().__init__((3, 64, 128, 128, 128), (5, 3, 3, 3), last_padding=0, attention=attention)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised pictures to the shared feature map."""
-        features = self.block(images, 1).features
-        features = F.max_pool2d(self.block(features, 2).features, 2)
-        features = self.block(features, 3).features
-        return F.max_pool2d(self.block(features, 4).features, 2)
+        features = images
+        for layer in (1, 2, 3, 4):
+            features = self.block(features, layer).features
+        return features
 
 
 class Branch(ConvolutionBlock):
     """One member of the ensemble: (N, 128, 20, 20) to K scores, with the attention of its last block (6 x 6, 512)."""
+
+    pooled = (2,)
 
     def __init__(self, num_classes: int, attention: bool, affect: bool) -> None:
         super().__init__((128, 128, 256, 256, 512), (3, 3, 3, 3), last_padding=1, attention=attention)
@@ -83,9 +91,9 @@ class Branch(ConvolutionBlock):
 
     def forward(self, shared: Tensor) -> ESROutput:
         """Return scores (N, K), spatial attention (N, h, w) and channel attention (N, 512) of this branch."""
-        features = self.block(shared, 1).features
-        features = F.max_pool2d(self.block(features, 2).features, 2)
-        features = self.block(features, 3).features
+        features = shared
+        for layer in (1, 2, 3):
+            features = self.block(features, layer).features
         attended = self.block(features, 4)
         logits = self.fc(attended.features.mean(dim=(2, 3)))
         return ESROutput(logits, attended.spatial_attention, attended.channel_attention)

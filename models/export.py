@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from models.classifier import ExpressionClassifier, default_labels
 from models.esr import ESR
-from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, halve, load_model, read_tensors
+from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, check_version, halve, load_model, read_tensors
 
 TOLERANCE = 1e-4  # how far ONNX Runtime and PyTorch may be apart, in probabilities, logits and affect
 CHECKED_BATCHES = (1, 5)  # faces at a time in the comparison
@@ -140,6 +140,7 @@ def export_half(checkpoint: str | Path, path: str | Path) -> None:
     content = {} if checkpoint.is_dir() else read_tensors(checkpoint)
     if content.get("format") != FORMAT:
         raise ExportError(f"{checkpoint} holds published weights; --half takes a checkpoint that this project wrote")
+    check_version(content, checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         torch.save(halve(content), Path(folder) / path.name)

@@ -81,9 +81,8 @@ class MultiScaleBlock(nn.Module):
 
     In a chain every group's 3 x 3 convolution also sees the result of the group before it, so that later groups look
     at larger fields. `multiscale_order="released"` runs both chains from the first group to the last, as the released
-    weights were trained; "reversed" runs the second one backwards (the authors' change of April 2023). In the
-    authors' code a group's result is rectified in place to be carried on, so the output of a chain holds it rectified,
-    but for the last group.
+    weights were trained; "reversed" runs the second one backwards (the authors' change of April 2023). A group's result
+    is rectified to be carried into the next group; what a chain returns is not rectified.
     """
 
     def __init__(
@@ -112,9 +111,8 @@ class MultiScaleBlock(nn.Module):
         carried = 0
         for group in order:
             convolution = self.get_submodule(f"conv{number}_2_{group}")
-            result = self.get_submodule(f"bn{number}_2_{group}")(convolution(groups[group - 1] + carried))
-            carried = F.relu(result)
-            results[group] = result if group == order[-1] else carried
+            results[group] = self.get_submodule(f"bn{number}_2_{group}")(convolution(groups[group - 1] + carried))
+            carried = F.relu(results[group])
         return torch.cat([results[group] for group in (1, 2, 3, 4)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,7 +188,7 @@ class MANet(ExpressionClassifier):
         shared = self.layer2(self.layer1(F.max_pool2d(stem, 3, stride=2, padding=1)))  # (N, 128, 28, 28)
         half = shared.shape[-1] // 2
         top, bottom = shared[:, :, :half], shared[:, :, half:]
-        patches = (top[..., :half], bottom[..., :half], top[..., half:], bottom[..., half:])  # left column, then right
+        patches = (top[..., :half], top[..., half:], bottom[..., :half], bottom[..., half:])  # p1 to p4, rows first
         local_features = torch.stack(  # (4, N, 512, 7, 7)
             [
                 self.get_submodule(f"layer4_1_p{number}")(self.get_submodule(f"layer3_1_p{number}")(patch))

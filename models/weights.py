@@ -21,7 +21,7 @@ from models.classifier import ExpressionClassifier, default_labels
 from models.esr import ESR
 from models.manet import MANet
 
-FORMAT, VERSION = "diversified-fer", 1
+FORMAT, VERSION = "diversified-fer", 2  # 2: ESR pools before the attention, MA-Net's patches by rows, as published
 ARCHITECTURES = {"ESR": ESR, "MANet": MANet}
 BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
 SETTINGS_FILE = "Net-Settings.json"  # beside folders that this project wrote: what the published format leaves out
@@ -139,15 +139,32 @@ def kept_weights(content: dict[str, Any]) -> dict[str, Tensor]:
 
 def build_model(content: dict[str, Any], path: Path) -> ExpressionClassifier:
     """Build the network that a checkpoint of this project describes; `path` is for messages."""
+    check_version(content, path)
     architecture = ARCHITECTURES.get(content.get("architecture"))
-    if architecture is None or content.get("version") != VERSION:
+    if architecture is None:
         raise CheckpointError(
-            f"{path}: architecture {content.get('architecture')!r}, format version {content.get('version')!r}; this "
-            f"release reads version {VERSION} of {', '.join(ARCHITECTURES)}: a newer release may read it"
+            f"{path}: architecture {content.get('architecture')!r}; this release knows {', '.join(ARCHITECTURES)}: a "
+            "newer release may read it"
         )
     model = architecture(**content["arguments"])
     load_state(model, kept_weights(content), path)
     return model
+
+
+def check_version(content: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError for a checkpoint of this project whose weights belong to another network than today's."""
+    version = content.get("version")
+    if version == VERSION:
+        return
+    if version == 1:
+        raise CheckpointError(
+            f"{path} was written by an older version of this project (format 1), whose networks were not the published "
+            "ones: ESR pooled after its attention, MA-Net exchanged two patches. Its weights do not fit the corrected "
+            "networks: train again, or check out the version that wrote the file"
+        )
+    raise CheckpointError(
+        f"{path} has format {version!r}, this version of the project reads format {VERSION}: update the project"
+    )
 
 
 def load_state(

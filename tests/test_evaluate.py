@@ -284,7 +284,7 @@ def test_similarity_is_that_of_the_features_of_a_sample(monkeypatch):
             model(batch)
     assert not model._forward_hooks, "the network is left as it was"
     found = sample.similarity
-    assert found.faces == 4 and found.parts == ("top left", "bottom left", "top right", "bottom right")
+    assert found.faces == 4 and found.parts == ("top left", "top right", "bottom left", "bottom right")
     with torch.no_grad():
         patches = model(images).local_features[:, [0, 2, 4, 6]].double()  # evenly spaced
     for name, features in {"spatial": patches.mean(dim=2).flatten(2), "channel": patches.mean(dim=(3, 4))}.items():

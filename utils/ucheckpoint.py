@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from models.classifier import ExpressionClassifier
-from models.weights import CheckpointError, build_model, describe_model, load_state, read_tensors
+from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
 
 DAY = 86_400  # seconds
 LENGTHS = {"max_finetune_epoch", "max_training_epoch"}
@@ -181,6 +181,8 @@ class Run:
 
     def _read_last(self) -> dict[str, Any]:
         content = read_tensors(self.last_path)
+        if content.get("format") == FORMAT:
+            check_version(content, self.last_path)
         if "random_state" not in content:
             raise CheckpointError(f"{self.last_path} holds a network but no training state; remove it or rename it")
         before, now = content["variables"], self.variables

@@ -147,12 +147,12 @@ def _(model: ESR, faces: Tensor, targets: Tensor) -> list[ScoreMap]:
 def _centres(model: ESR, branch: Branch, layer: int) -> tuple[float, float]:
     """Return the pixel that the first position of a branch's block is centred on, and the pixels between positions."""
     first, stride = 0.0, 1
-    convolutions = [model.base.get_submodule(f"conv{number}") for number in (1, 2, 3, 4)]
-    convolutions += [branch.get_submodule(f"conv{number}") for number in range(1, layer + 1)]
-    for place, convolution in enumerate(convolutions):
-        if place in (2, 4, 6):  # maximum pooling of 2 x 2 before it
-            first, stride = first + stride / 2, stride * 2
+    blocks = [(model.base, number) for number in (1, 2, 3, 4)] + [(branch, number) for number in range(1, layer + 1)]
+    for part, number in blocks:
+        convolution = part.get_submodule(f"conv{number}")
         first += stride * ((convolution.kernel_size[0] - 1) / 2 - convolution.padding[0])
+        if number in part.pooled:  # maximum pooling of 2 x 2
+            first, stride = first + stride / 2, stride * 2
     return first, stride
 
 
@@ -170,7 +170,7 @@ def _deepest_block(branch: Branch, shared: Tensor) -> int:
 
 @contextmanager
 def _probe(branch: Branch, layer: int) -> Iterator[nn.Module]:
-    """Lead the features of a block, after its ReLU and attention, through a module that captum can watch."""
+    """Lead the features of a block, after its ReLU, pooling and attention, through a module that captum can watch."""
     probe, block = nn.Identity(), branch.block
 
     def watched(features: Tensor, number: int) -> AttendedFeatures:
@@ -192,8 +192,8 @@ def _(model: MANet, faces: Tensor, targets: Tensor) -> list[ScoreMap]:
         .attribute(faces, targets)[:, 0]
         for number in (1, 2, 3, 4)
     ]  # fmt: skip
-    left, right = torch.cat(patches[:2], dim=1), torch.cat(patches[2:], dim=1)  # the left column comes first
-    local = torch.cat((left, right), dim=2)
+    top, bottom = torch.cat(patches[:2], dim=2), torch.cat(patches[2:], dim=2)
+    local = torch.cat((top, bottom), dim=1)
     whole = LayerGradCam(lambda images: model(images).global_logits, model.layer4_2).attribute(faces, targets)[:, 0]
     maps = []
     for name, values, weight in (("local", local, model.beta), ("global", whole, 1 - model.beta)):
