@@ -13,7 +13,6 @@ confusion_matrix.png.
 Accuracy on Test: 89.15 (9 branches) and 89.34 (15) in the paper, from AffectNet weights. Measured here: see the README.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from utils.udata import EMOTIONS, FERPlus, at_most
 from utils.udemosets import write_fer_plus
 from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
+from utils.uoptions import check_options, one_line_errors
 from utils.upipeline import make_loader
 from utils.ureport import report
 from utils.utrain import one_cycle, train_stage
@@ -100,6 +100,7 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
+    check_options(experiment, ESR)
     hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
     directory = experiment.base_path_experiment / experiment.name_experiment
     run = Run(directory, experiment, experiment.resume, hardware.is_main)
@@ -177,7 +178,5 @@ def main(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("interrupted; the same command continues after the last whole epoch"):
         main(tyro.cli(Experiment))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"esr_ferplus.py: {error}")

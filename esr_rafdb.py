@@ -13,7 +13,6 @@ confusion_matrix.png.
 Accuracy on the test set: 89.99 in the paper, from AffectNet weights. Measured here: needs the licensed data set.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from utils.ucheckpoint import Run
 from utils.udata import RAFDB, stratified_holdout
 from utils.udemosets import write_rafdb
 from utils.uhardware import choose_hardware
+from utils.uoptions import check_options, one_line_errors
 from utils.upipeline import make_loader
 from utils.ureport import report
 from utils.utrain import train_stage
@@ -91,6 +91,7 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
+    check_options(experiment, ESR)
     hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
     directory = experiment.base_path_experiment / experiment.name_experiment
     run = Run(directory, experiment, experiment.resume, hardware.is_main)
@@ -160,7 +161,5 @@ def main(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("interrupted; the same command continues after the last whole epoch"):
         main(tyro.cli(Experiment))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"esr_rafdb.py: {error}")

@@ -10,7 +10,6 @@ Several checkpoints are compared with the first one, face by face, in comparison
 of one experiment, reported as mean and standard deviation.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +25,7 @@ from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
 from utils.uevaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance
 from utils.uhardware import choose_hardware
 from utils.uhtml import draw_comparison, draw_pictures, write_report
+from utils.uoptions import check_options, one_line_errors
 from utils.upipeline import make_loader
 from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span, write_predictions
 from utils.usubset import Faces, select_faces
@@ -104,6 +104,7 @@ def tell_comparison(comparison: Comparison, folder: Path) -> None:
 
 def main(evaluation: Evaluation) -> None:
     """Score every checkpoint, then compare them."""
+    check_options(evaluation)
     paths, names = evaluation.checkpoints, name_checkpoints(evaluation.checkpoints)
     hardware = choose_hardware(evaluation.device, evaluation.precision, compile="off")
     if hardware.processes > 1:
@@ -153,9 +154,5 @@ def main(evaluation: Evaluation) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("interrupted; a folder without report.html is not complete"):
         main(tyro.cli(Evaluation))
-    except (ValueError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("evaluate.py: interrupted; a folder without report.html is not complete")

@@ -14,7 +14,6 @@ Accuracy on Validation: 64.53 (7 classes) and 60.29 (8 classes) for MA-Net in it
 Measured here: needs the licensed data set.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from utils.ucheckpoint import Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.udemosets import write_affectnet
 from utils.uhardware import choose_hardware
+from utils.uoptions import check_options, one_line_errors
 from utils.upipeline import make_loader
 from utils.ureport import report
 from utils.utrain import train_stage
@@ -95,6 +95,7 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
+    check_options(experiment, MANet)
     hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
     directory = experiment.base_path_experiment / experiment.name_experiment
     run = Run(directory, experiment, experiment.resume, hardware.is_main)
@@ -166,7 +167,5 @@ def main(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("interrupted; the same command continues after the last whole epoch"):
         main(tyro.cli(Experiment))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"manet_affectnet.py: {error}")

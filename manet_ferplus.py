@@ -13,7 +13,6 @@ confusion_matrix.png.
 Accuracy on Test: at most 89.34 in the paper (its best network on FER+). Measured here: see the README.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from utils.udata import EMOTIONS, FERPlus, at_most
 from utils.udemosets import write_fer_plus
 from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
+from utils.uoptions import check_options, one_line_errors
 from utils.upipeline import make_loader
 from utils.ureport import report
 from utils.utrain import train_stage
@@ -94,6 +94,7 @@ def main(experiment: Experiment) -> None:
     """Train, and report the best checkpoint."""
     if experiment.demo:
         experiment = demo_of(experiment)
+    check_options(experiment, MANet)
     hardware = choose_hardware(experiment.device, experiment.precision, experiment.compile, experiment.memory_format)
     directory = experiment.base_path_experiment / experiment.name_experiment
     run = Run(directory, experiment, experiment.resume, hardware.is_main)
@@ -161,7 +162,5 @@ def main(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("interrupted; the same command continues after the last whole epoch"):
         main(tyro.cli(Experiment))
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"manet_ferplus.py: {error}")

@@ -79,6 +79,11 @@ class ExpressionClassifier(nn.Module):
                 module.eval()
         return self
 
+    @staticmethod
+    def check_image_size(image_size: int) -> None:
+        """Raise ValueError for a height and width, in pixels, that the network cannot take."""
+        raise NotImplementedError
+
     def regions(self) -> list[nn.Module]:
         """Return the parts to compile one by one, so that equal parts (branches) share their compiled code."""
         return [self]

@@ -124,8 +124,7 @@ class ESR(ExpressionClassifier):
     ) -> None:
         if num_branches < 1:
             raise ValueError(f"num_branches is {num_branches}; an ensemble has at least 1 branch")
-        if image_size < 60:
-            raise ValueError(f"image_size is {image_size}; ESR's unpadded convolutions need at least 60 pixels")
+        self.check_image_size(image_size)
         labels = default_labels(num_classes) if labels is None else tuple(labels)
         arguments = {
             "num_branches": num_branches,
@@ -139,6 +138,12 @@ class ESR(ExpressionClassifier):
         super().__init__(labels, image_size, normalization, arguments)
         self.base = Base(attention)
         self.branches = nn.ModuleList(Branch(len(labels), attention, affect) for _ in range(num_branches))
+
+    @staticmethod
+    def check_image_size(image_size: int) -> None:
+        """Raise ValueError for a size, in pixels, whose maps would vanish."""
+        if image_size < 60:
+            raise ValueError(f"image_size is {image_size}; ESR's unpadded convolutions need at least 60 pixels")
 
     def forward(self, images: Tensor) -> ESROutput | ESRAffectOutput:
         """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], with every branch."""

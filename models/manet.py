@@ -153,8 +153,7 @@ class MANet(ExpressionClassifier):
         normalization: str = "imagenet",
     ) -> None:
         _check_mixture(beta, multiscale_order)
-        if image_size < 32 or image_size % 16:
-            raise ValueError(f"image_size is {image_size}; MA-Net cuts its map into four and needs a multiple of 16")
+        self.check_image_size(image_size)
         labels = default_labels(num_classes) if labels is None else tuple(labels)
         arguments = {
             "num_classes": len(labels),
@@ -181,6 +180,14 @@ class MANet(ExpressionClassifier):
         self.layer4_2 = make_stage(multiscale, 256, 512, stride=2)
         self.fc_1 = nn.Linear(512, len(labels))
         self.fc_2 = nn.Linear(512, len(labels))
+
+    @staticmethod
+    def check_image_size(image_size: int) -> None:
+        """Raise ValueError for a size, in pixels, whose map cannot be cut into four equal patches."""
+        if image_size < 32 or image_size % 16:
+            raise ValueError(
+                f"image_size is {image_size}; MA-Net cuts its map into four and needs a multiple of 16, 32 or more"
+            )
 
     def forward(self, images: Tensor) -> MANetOutput:
         """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], with both branches."""

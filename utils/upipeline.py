@@ -156,15 +156,26 @@ class FaceImages(Dataset):
             if found == fingerprint:
                 return
             print(f"{path}: the pictures have changed since it was written; it is written anew")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        description.unlink(missing_ok=True)  # a file without its description counts as unfinished
 
         def write(temporary: Path) -> None:
             images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape)
+            with temporary.open("rb+") as file:
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
             self._decode_all(images).flush()
 
-        write_atomically(path, write)
-        write_atomically(description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            description.unlink(missing_ok=True)  # a file without its description counts as unfinished
+            write_atomically(path, write)
+            write_atomically(description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n"))
+        except OSError as error:
+            size = np.prod(self._shape, dtype=np.int64) / GIB
+            raise OSError(
+                f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} "
+                f"({error.strerror or error}): name another folder with --base-path-to-cache, or None to keep them in "
+                "memory alone; --cache none decodes at every access"
+            ) from error
 
     def _fingerprint(self) -> dict[str, str | int]:
         """Return what changes whenever a picture is added, removed, replaced or rewritten."""
@@ -192,7 +203,7 @@ class SharedBatches(Sampler[list[int]]):
     Args:
         num_faces: size of the data set.
         batch_size: faces of a batch, over all processes together.
-        shuffle: draw a new order every epoch, from PyTorch's random state.
+        shuffle: draw a new order every epoch, from PyTorch's random state; for training, which takes no batch of one.
         hardware: how many processes there are, and which is this one.
     """
 
@@ -202,10 +213,16 @@ class SharedBatches(Sampler[list[int]]):
                 f"{num_faces} faces in batches of {batch_size} cannot be shared by {hardware.processes} processes: "
                 "set batch_size, which counts the faces of all processes together, to at least their number"
             )
+        if shuffle and num_faces < 2 * hardware.processes:
+            raise ValueError(
+                f"{num_faces} faces cannot be trained on by {hardware.processes} processes: BatchNorm learns from the "
+                "spread within a batch and needs 2 faces in each"
+            )
         self.shuffle, self.hardware = shuffle, hardware
         starts = list(range(0, num_faces, batch_size))
-        if len(starts) > 1 and num_faces - starts[-1] < hardware.processes:
-            starts.pop()  # too few faces are left for all processes: they join the batch before
+        fewest = (2 if shuffle else 1) * hardware.processes  # a training batch of one face has no spread
+        if len(starts) > 1 and num_faces - starts[-1] < fewest:
+            starts.pop()  # too few faces are left: they join the batch before
         self.bounds = [*starts, num_faces]
 
     def __len__(self) -> int:
