@@ -39,7 +39,7 @@ class Benchmark:
 def run(name: str, variant: str, device: str) -> dict:
     """Measure in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.measure", name, variant, device]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
+    finished = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=HERE.parent)
     if finished.returncode:
         raise RuntimeError(f"{name}, {variant}: {finished.stderr.strip()[-2000:]}")
     return json.loads(finished.stdout.splitlines()[-1])
@@ -58,7 +58,7 @@ def describe_machine(device: str) -> str:
     name = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        found = re.search(r"model name\s*: (.*)", information.read_text())
+        found = re.search(r"model name\s*: (.*)", information.read_text("utf-8"))
         name = found[1].strip() if found else name
     parts = [f"{name}, {torch.get_num_threads()} threads"]
     if device == "cuda":
@@ -90,8 +90,8 @@ def main(benchmark: Benchmark) -> None:
         if name == "matrix product":
             peak = {variant: found[variant][0]["flop"] / statistics.median(medians[variant]) for variant in variants}
         rows.append(table_row(name, found, medians, peak))
-        path.write_text("\n".join([*heading(machine, benchmark, hardware.precision), *rows]) + "\n")
-    print(path.read_text())
+        path.write_text("\n".join([*heading(machine, benchmark, hardware.precision), *rows]) + "\n", "utf-8")
+    print(path.read_text("utf-8"))
     print(f"wrote {path}")
 
 

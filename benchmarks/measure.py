@@ -5,7 +5,6 @@ VARIANT is "plain" (benchmarks/plain.py) or "ours" (what the scripts do). Prints
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -71,11 +70,18 @@ def timed(function: Callable[[], object], units: int, device: torch.device, repe
     first = once()
     once()
     seconds = [once() for _ in range(repetitions)]
+    return Measurement(seconds, units, first, peak_mib(device), flop)
+
+
+def peak_mib(device: torch.device) -> float:
+    """Return the highest memory so far of the GPU, or of this process; not a number on Windows, which does not say."""
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return Measurement(seconds, units, first, peak, flop)
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return float("nan")
+    import resource  # of Unix alone
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def hardware_of(variant: str, device: str) -> Hardware:
@@ -260,7 +266,7 @@ def preprocessing(variant: str, device: str) -> Measurement:
             picture = draw_photograph([(number % 8, number, number)], [(x, y, side, side)], 1000, 1000, seed=number)
             write_jpeg(images / f"{number}.jpg", picture.picture)
             rows.append(f"1/{number}.jpg,{x},{y},{side},{side},0;0,{number % 8},0.1,0.2")
-        (folder / "training.csv").write_text("\n".join(rows) + "\n")
+        (folder / "training.csv").write_text("\n".join(rows) + "\n", "utf-8")
         os.sync()  # what was just drawn is not written to the disk while the clock runs
 
         def convert() -> None:

@@ -88,7 +88,7 @@ def loader(faces: FaceDataset, image_size: int, batch_size: int) -> DataLoader:
 def preprocess(table: Path, photographs: Path, destination: Path, image_size: int) -> int:
     """Cut the faces of an AffectNet table out of its photographs, one after the other; returns how many."""
     destination.mkdir(parents=True, exist_ok=True)
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file)):
             image = cv2.imread(str(photographs / row["subDirectory_filePath"]))
             top, left = max(int(row["face_y"]), 0), max(int(row["face_x"]), 0)

@@ -83,8 +83,9 @@ def test_a_wrong_value_ends_a_command_in_one_line(name, tmp_path):
     arguments = ["--seed", "-1"] if name != "evaluate" else ["a.pt", "--dataset", "rafdb", "--seed", "-1"]
     arguments += ["--base-path-to-dataset", str(tmp_path / "absent")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONWARNDEFAULTENCODING", None)  # libraries have such warnings too
     command = [sys.executable, REPOSITORY / f"{name}.py", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"{name}.py: seed is -1; expected a whole number, 0 or more\n"
     assert not list(tmp_path.iterdir())
@@ -107,7 +108,7 @@ def test_no_training_batch_holds_a_single_face():
 
 def test_a_cache_that_cannot_be_written_names_the_option(tmp_path):
     faces = FERPlus(write_fer_plus(tmp_path / "faces", 2, 1, 1), "train")
-    (tmp_path / "data").write_text("x")
+    (tmp_path / "data").write_text("x", "utf-8")
     with pytest.raises(
         OSError, match=r"cannot be kept in .*data/cache .*: name another folder with --base-path-to-cache"
     ):

@@ -44,7 +44,7 @@ def _write_once(root: Path, arguments: dict, write: Callable[[Path], None]) -> P
 
     def finished() -> bool:
         mark = root / ".drawn.json"
-        return mark.is_file() and mark.read_text() == stamp
+        return mark.is_file() and mark.read_text("utf-8") == stamp
 
     if finished():
         return root
@@ -54,11 +54,17 @@ def _write_once(root: Path, arguments: dict, write: Callable[[Path], None]) -> P
     )
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
         raise occupied
-    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{root.absolute()} cannot be made a folder for drawn faces ({error.strerror}); run from another "
+            "folder, or remove what is in the way"
+        ) from error
     partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}.partial")
     try:
         write(partial)
-        (partial / ".drawn.json").write_text(stamp)
+        (partial / ".drawn.json").write_text(stamp, "utf-8")
         try:
             partial.rename(root)
         except OSError as error:
@@ -249,7 +255,7 @@ def write_affectnet_raw(
             rows = _plan_raw(_plan(range(8), per_class, split, rng), rejected, rng)
             (folder / images).mkdir(parents=True, exist_ok=True)
             _write_images((folder / images / row.path, row.draw) for row in rows)
-            with (folder / file_name).open("w", newline="") as file:
+            with (folder / file_name).open("w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file, lineterminator="\n")
                 table.writerow(AFFECTNET_HEADER.split(","))
                 for row in rows:
@@ -342,7 +348,7 @@ def write_fer_plus(
             number += len(rows)
             _write_images((folder / "Images" / name / file, rows[i][1]) for file, i in zip(names, order, strict=True))
             (folder / "Labels" / name).mkdir(parents=True)
-            with (folder / "Labels" / name / "label.csv").open("w", newline="") as file:
+            with (folder / "Labels" / name / "label.csv").open("w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file, lineterminator="\n")
                 table.writerows([names[k], "(0, 0, 48, 48)", *rows[i][0]] for k, i in enumerate(order))
 
@@ -388,6 +394,6 @@ def write_rafdb(
         _write_images(jobs)
         if layout == "official":
             (folder / "EmoLabel").mkdir()
-            (folder / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines))
+            (folder / "EmoLabel" / "list_patition_label.txt").write_text("".join(lines), "utf-8", newline="\n")
 
     return _write_once(root, arguments, write)

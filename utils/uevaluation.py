@@ -200,7 +200,7 @@ def read_provenance(path: Path) -> Provenance:
     measured = content.get("measured", {})
     written = path.parent / "metrics.json"
     try:
-        result = json.loads(written.read_text()) if written.is_file() else {}
+        result = json.loads(written.read_text("utf-8")) if written.is_file() else {}
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{written} is no JSON ({error}); run the training script again to write it") from error
     same = isinstance(result, dict) and result.get("found") == measured

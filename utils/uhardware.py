@@ -170,7 +170,7 @@ def choose_hardware(
         state = PartialState(cpu=place.type == "cpu")
         rank, place = state.process_index, state.device
         if rank > 0:
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the first process speaks for all, to the end
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all, to the end
     if place.type == "cpu":
         keep_freed_memory()
     native = place.type in ("cpu", "cuda") and _multiplies_bfloat16(place)

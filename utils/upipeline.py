@@ -152,7 +152,7 @@ class FaceImages(Dataset):
         fingerprint = self._fingerprint()
         description = path.with_suffix(".json")
         if path.exists() and description.exists():
-            found = json.loads(description.read_text())
+            found = json.loads(description.read_text("utf-8"))
             if found == fingerprint:
                 return
             print(f"{path}: the pictures have changed since it was written; it is written anew")
@@ -168,7 +168,9 @@ class FaceImages(Dataset):
             path.parent.mkdir(parents=True, exist_ok=True)
             description.unlink(missing_ok=True)  # a file without its description counts as unfinished
             write_atomically(path, write)
-            write_atomically(description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n"))
+            write_atomically(
+                description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n", "utf-8")
+            )
         except OSError as error:
             size = np.prod(self._shape, dtype=np.int64) / GIB
             raise OSError(
