@@ -180,7 +180,8 @@ class TensorUnpickler(pickle._Unpickler):  # the one in Python: a wrong number i
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a global up in the table; nothing is imported."""
-        return self.KNOWN.get((module, name)) or type("Placeholder", (Placeholder,), {"origin": f"{module}.{name}"})
+        own_name = name.rpartition(".")[2]  # what Python's messages say
+        return self.KNOWN.get((module, name)) or type(own_name, (Placeholder,), {"origin": f"{module}.{name}"})
 
     def load_build(self) -> None:
         """Drop an object's state: what is known here has none, and a file must not set attributes of it."""

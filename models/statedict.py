@@ -24,7 +24,7 @@ CONVENTIONAL = (  # names of state dicts, the first ones preferred where a file 
 )
 REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 WHOLE = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-DEPTH = 3  # dicts inside dicts that are looked into: a state dict may be wrapped twice
+DEPTH = 4  # dicts inside dicts that are looked into: a state dict may be wrapped three times
 
 
 def find_state(content: Any, landmarks: Sequence[str], path: Path) -> dict[str, Tensor] | None:
