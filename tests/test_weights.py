@@ -35,6 +35,10 @@ class RecorderMeter:
         self.curve = [1, 2, 3]
 
 
+class Settings(dict):
+    """Like the dicts of configuration libraries."""
+
+
 class Malicious:
     def __init__(self, target):
         self.target = str(target)
@@ -205,6 +209,7 @@ WRAPPED = {
         "model": state,
     },
     "a pickled object beside it": lambda state: {"config": SimpleNamespace(lr=1), "model": defaultdict(int, state)},
+    "a dict of another class": lambda state: {"config": Settings(lr=1), "model": Settings(state)},
     "gradients": lambda state: OrderedDict((k, nn.Parameter(v) if v.ndim == 4 else v) for k, v in state.items()),
 }
 
@@ -290,6 +295,7 @@ def test_where_nothing_fits_the_message_names_what_there_is(tmp_path, content, m
         ),
         (AveragedModel, "holds a whole pickled network (class torch.optim.swa_utils.AveragedModel)"),
         (lambda _: RecorderMeter(), "RecorderMeter): save its state_dict()"),
+        (lambda _: RecorderMeter, "RecorderMeter): save its state_dict()"),
     ],
 )
 def test_a_whole_pickled_network_is_named(tmp_path, esr, wrap, named, zipped):
@@ -400,6 +406,30 @@ def test_programs_and_files_of_tensorflow_are_named(tmp_path, esr):
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "nothing", [], [])), tmp_path / "a.bin")
     with pytest.raises(CheckpointError, match=r"a\.bin is an ONNX file"):
         load_model(tmp_path / "a.bin")
+
+
+def test_a_checkpoint_that_was_packed_again_is_read_or_named(tmp_path, esr):
+    torch.save(describe_model(esr), tmp_path / "best.pt")
+    with zipfile.ZipFile(tmp_path / "best.pt") as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    (tmp_path / "same.pt").write_bytes(zip_of(**members))
+    with zipfile.ZipFile(tmp_path / "compressed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    assert same(load_model(tmp_path / "same.pt"), esr) and same(load_model(tmp_path / "compressed.pt"), esr)
+    for change in (lambda name: f"more/{name}", lambda name: name.partition("/")[2]):
+        (tmp_path / "other.pt").write_bytes(zip_of(**{change(name): data for name, data in members.items()}))
+        with pytest.raises(CheckpointError, match=r"other\.pt is a checkpoint that was unpacked and packed again"):
+            load_model(tmp_path / "other.pt")
+
+
+def test_paths_that_are_none(tmp_path):
+    with pytest.raises(CheckpointError, match=r"\.\.\. cannot be opened: "):
+        load_model(tmp_path / ("x" * 5000))
+    with pytest.raises(FileNotFoundError, match="addresses are not read: download the file first"):
+        load_model("https://example.org/best.pt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        load_model(tmp_path / "a\0b")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe with a name")
