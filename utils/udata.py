@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from models.classifier import EMOTIONS
 from utils.uannotations import EXPRESSIONS
 from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
-from utils.ufolder import IMAGE_SUFFIXES, one_named
+from utils.ufolder import IMAGE_SUFFIXES, Listing, one_named
 from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
 from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
 from utils.upreprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
@@ -74,8 +74,7 @@ class FaceDataset(Dataset):
         paths: the picture files.
         labels: one class index per face, (N,) int64; for soft label rules one row per face, (N, K) float32.
         class_names: the names of the classes, in our order.
-        files: all pictures of the split, those without a label too.
-        left_out: how many files, folders and rows were left out, by reason.
+        listing: all pictures of the split, those without a label too, and how many files and rows were left out.
     """
 
     def __init__(
@@ -84,15 +83,13 @@ class FaceDataset(Dataset):
         paths: Sequence[Path],
         labels: Any,
         num_classes: int,
-        files: Sequence[Path] | None = None,
-        left_out: Counter[str] | None = None,
+        listing: Listing | None = None,
     ) -> None:
         self.name = name
         self.paths = list(paths)
         self.labels = np.asarray(labels)
         self.class_names = EMOTIONS[:num_classes]
-        self.files = self.paths if files is None else list(files)
-        self.left_out = +(left_out or Counter())
+        self.listing = listing or Listing(list(paths))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -196,11 +193,11 @@ class AffectNet(FaceDataset):
             raise DatasetError(why_missing(root, split))
         if label_file is None or folder.is_dir():
             listing = list_pictures(folder, "AffectNet", layout, depth=1, known=OWN_FILES)
-            files, left_out = listing.files, Counter(listing.left_out)
-            labels, affect = self._read_names(files, folder, layout)
+            labels, affect = self._read_names(listing.files, folder, layout)
         else:
-            files, labels, left_out = read_labels(label_file)
-            labels, affect = np.array(labels, dtype=np.int64), np.full((len(files), 2), -2, dtype=np.float32)
+            listing, labels = read_labels(label_file)
+            labels, affect = np.array(labels, dtype=np.int64), np.full((len(labels), 2), -2, dtype=np.float32)
+        files = listing.files
         keep = np.flatnonzero(labels < num_classes)
         dropped = Counter(f"of the class {EXPRESSIONS[label]}" for label in labels[labels >= num_classes].tolist())
         if not len(keep):
@@ -209,10 +206,10 @@ class AffectNet(FaceDataset):
                 f"{name} has no face: {len(files):,} of {len(files):,} pictures in {label_file or folder} "
                 f"are none of the emotions 0 to {num_classes - 1} ({classes})"
             )
-        tell(name, len(keep), root, left_out + dropped)
+        tell(name, len(keep), root, listing.left_out + dropped)
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
-        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, files, left_out)
+        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing)
         # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
         self.affect = affect[keep]
 
@@ -297,8 +294,8 @@ class FERPlus(FaceDataset):
             raise DatasetError(f"{name} has no face: {len(names):,} of {len(names):,} rows {why}, in {label_file}")
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
-        super().__init__(name, [paths[i] for i in keep], labels, 8, listing.files, listing.left_out)
-        tell(name, len(keep), root, self.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
+        super().__init__(name, [paths[i] for i in keep], labels, 8, listing)
+        tell(name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
 
     def targets(self, indices: np.ndarray) -> Tensor:
         """Return the labels of several faces; under "probability" they are drawn anew, from PyTorch's random state."""
@@ -325,14 +322,14 @@ class RAFDB(FaceDataset):
         root = find_root(Path(root), marks)
         official = one_named(root, "basic") if one_named(root, "basic").is_dir() else root
         list_file = below(official, "EmoLabel/list_patition_label.txt")
-        left_out: Counter[str] = Counter()
+        listing = Listing()
         if list_file.is_file():
-            paths, labels = read_list(list_file, below(official, "Image/aligned"), split, left_out)
+            paths, labels = read_list(list_file, below(official, "Image/aligned"), split, listing)
             found = "the official list, labels 1..7"
         else:
-            paths, labels, found = read_class_folders(root, split, left_out)
-        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, left_out=left_out)
-        tell(self.name, len(paths), root, self.left_out, found)
+            paths, labels, found = read_class_folders(root, split, listing)
+        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, listing)
+        tell(self.name, len(paths), root, listing.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):
             print(f"{self.name}: no face of {', '.join(absent)}")

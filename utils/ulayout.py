@@ -62,13 +62,13 @@ def list_pictures(folder: Path, dataset: str, layout: str, depth: int = 0, known
     except OSError as error:
         raise DatasetError(f"{folder.absolute()} cannot be read: {error.strerror}") from None
     if not listing.files:
-        raise no_pictures(folder, dataset, layout, listing.left_out)
+        raise no_pictures(folder, dataset, layout, listing)
     return listing
 
 
-def no_pictures(folder: Path, dataset: str, layout: str, left_out: Counter[str]) -> DatasetError:
+def no_pictures(folder: Path, dataset: str, layout: str, listing: Listing) -> DatasetError:
     """Return the error of a folder that is there but holds no pictures."""
-    also = f" (it holds {Listing(left_out=left_out)})" if +left_out else ""
+    also = f" (it holds {listing})" if str(listing) else ""
     return DatasetError(f"{folder.absolute()} holds no pictures{also}. Expected {layout}; {WHERE[dataset]}")
 
 
