@@ -90,6 +90,7 @@ class FaceDataset(Dataset):
         self.labels = np.asarray(labels)
         self.class_names = EMOTIONS[:num_classes]
         self.listing = listing or Listing(list(paths))
+        self.listing.left_out = +self.listing.left_out  # without reasons that no file had
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -277,7 +278,8 @@ class FERPlus(FaceDataset):
             "FER2013{Train,Valid,Test}/ with pictures and label.csv"
         )
         folders = [f"FER2013{part}" for part in ("Train", "Valid", "Test")]
-        root = find_root(Path(root), [*(f"Images/{part}" for part in folders), *folders])
+        marks = [mark.format(part) for mark in ("Images/{}", "Labels/{}", "{}/label.csv") for part in folders]
+        root = find_root(Path(root), marks)
         images, label_file = below(root, f"Images/{folder}"), below(root, f"Labels/{folder}/label.csv")
         if not images.is_dir() and one_named(root, folder).is_dir():
             images = one_named(root, folder)
@@ -287,7 +289,7 @@ class FERPlus(FaceDataset):
         if not label_file.is_file():
             raise DatasetError(missing(label_file, "FER+", layout))
         names, votes, unnamed = read_votes(label_file)
-        paths = find_listed(names, listing.files, label_file, layout)
+        paths = find_listed(names, listing, label_file, layout)
         keep, labels = labels_from_votes(votes, self.label_rule)
         why = "tie or are unknown" if self.label_rule == "majority" else "are unknown or none of the emotions"
         if not len(keep):

@@ -45,7 +45,7 @@ def read_list(list_file: Path, folder: Path, split: str, found: Listing) -> tupl
         labels.append(RAFDB_TO_EMOTIONS[int(rest[0])])
     if not lines:
         raise DatasetError(f"{list_file} lists no picture whose name begins with {split}_")
-    paths = find_listed(list(lines), listing.files, list_file, LAYOUT)
+    paths = find_listed(list(lines), listing, list_file, LAYOUT)
     found.leave_out(listing)
     of_split = sum(path.name.startswith(split + "_") for path in listing.files)
     found.left_out["pictures that the list does not name"] += max(0, of_split - len(set(paths)))
