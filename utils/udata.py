@@ -13,13 +13,13 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.classifier import EMOTIONS
+from utils.upicture import MediaError, read_picture
 from utils.upreprocess import pre_process_affect_net, pre_process_fer_plus
 
 __all__ = [
@@ -61,17 +61,16 @@ class DatasetError(ValueError):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode a picture to RGB (H, W, 3), uint8; grey pictures get three equal channels.
+    """Decode a picture to RGB (H, W, 3), uint8; grey pictures get three equal channels, transparent ones white.
 
     Raises:
         FileNotFoundError: when there is no such file.
         DatasetError: when it cannot be decoded.
     """
-    data = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise DatasetError(f"{path} ({data.size:,} bytes) is no picture that OpenCV can decode; restore or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        return read_picture(path)
+    except MediaError as error:
+        raise DatasetError(str(error)) from error
 
 
 class FaceDataset(Dataset):
