@@ -183,9 +183,15 @@ def describe_content(data: bytes) -> str:
     return f"its content is of no known kind ({', '.join(FORMATS)}); restore or remove it"
 
 
+def is_other_content(data: bytes) -> bool:
+    """Tell from the first bytes of a file (64 are enough) whether `describe_content` knows what it is."""
+    return any(re.match(pattern, data[:64], re.DOTALL) for pattern, _, _ in OTHER_CONTENTS)
+
+
 def is_picture(data: bytes) -> bool:
     """Tell from the first bytes of a file (64 are enough) whether a decoder of pictures would take it."""
-    return any(accept and accept(data[:16]) is True for _, accept in map(Image.OPEN.get, FORMATS))
+    head = data[:16].ljust(16, b"\0")  # some expect so many
+    return any(accept and accept(head) is True for _, accept in map(Image.OPEN.get, FORMATS))
 
 
 def _decode_carefully(data: bytes, upright: bool) -> Picture:
