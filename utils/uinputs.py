@@ -77,17 +77,13 @@ def describe_left_out(left_out: Counter[str]) -> str:
 
 def _expand(named: Path) -> Iterator[tuple[Path, bool]]:
     """Yield the files and folders that a name stands for, and whether it is a pattern that they match."""
-    try:
-        found = os.path.lexists(named) and named.exists()
-    except OSError as error:  # a name that is too long for the file system
-        raise MediaError(f"{named} cannot be opened: {error.strerror}") from error
-    if found:
+    if os.path.exists(named):  # noqa: PTH110 - Path.exists raises for a name that is too long
         yield named, False
         return
     if ADDRESS.match(str(named)):
         address = re.sub(r":[/\\]+", "://", str(named), count=1)  # as it was before it became a path
         raise MediaError(f"{address}: addresses are not read; download it first, and name the file")
-    if not glob.has_magic(str(named)):  # noqa: PTH207 - Path.glob takes no absolute patterns
+    if not glob.has_magic(str(named)):
         raise FileNotFoundError(f"no file or folder at {named.absolute()}; expected a photo, a video or a folder")
     matches = sorted(glob.glob(str(named), recursive=True))  # noqa: PTH207
     if not matches:

@@ -25,7 +25,7 @@ from utils.upngjpeg import jpeg_header, png_header
 MAX_PIXELS = 2**28  # 16,384 x 16,384; as RGB 0.8 GB. The largest cameras of telephones have 200 megapixels
 MAX_BYTES = 2**31  # of a file; more is no picture of that many pixels
 
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Of Pillow's; others run programs (EPS), take any bytes for a picture (TGA) or are no pictures of people (icons)."""
 
 HEIC_REMEDY = (
@@ -39,9 +39,18 @@ OTHER_CONTENTS = (  # what is found where a picture was expected: first bytes, n
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive", "unpack it"),
 )
 
+TURNED_BACK = {  # from what a picture with that orientation (EXIF) is when it is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+
 Image.init()
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
-PHOTO_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} | {".jif"}
+PHOTO_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} | {
+    ".jif",
+    ".mpo",
+}
 
 # Pillow's own limit is half of what a telephone's camera takes, and calls it an attack; `_check_size` is asked instead.
 # A GIF or TIFF may still grow while it is decoded, beyond what its header says: then this one holds.
@@ -180,6 +189,10 @@ def describe_content(data: bytes) -> str:
     for pattern, kind, remedy in OTHER_CONTENTS:
         if re.match(pattern, data[:64], re.DOTALL):
             return f"it is {kind}: {remedy}"
+    if is_picture(data):
+        return (
+            "it is damaged, or of a rare variety (such as 32 bits per colour): save it as PNG with 8 bits, or remove it"
+        )
     return f"its content is of no known kind ({', '.join(FORMATS)}); restore or remove it"
 
 
@@ -200,11 +213,14 @@ def _decode_carefully(data: bytes, upright: bool) -> Picture:
         _check_size(*image.size)
         count = _count(image)
         image.seek(0)
+        turned = image.getexif().get(0x0112) if image.format == "TIFF" and not upright else None
         image.load()
         _check_size(*image.size)  # a GIF's grows with its first picture
         visible = _to_rgb(image, data)
         if upright:
             visible = _turn(visible, image)
+        elif turned in TURNED_BACK:  # Pillow turns a TIFF upright when it loads it
+            visible = visible.transpose(TURNED_BACK[turned])
     return Picture(np.array(visible), count)
 
 

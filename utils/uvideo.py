@@ -170,7 +170,9 @@ class Decoder:
                 f"its decoder gives no answer for {PATIENCE:.0f} s after {taken:,} pictures; the file is damaged"
             ) from None
         if answer is None:
-            self.process.kill()  # it may have closed its end of the pipe and live on
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may have closed the pipe and live on
+                self.process.wait(2)
+            self.process.kill()
             raise _DecoderError(
                 f"its decoder crashed ({_how_it_ended(self.process)}) after {taken:,} pictures; the file is damaged, "
                 "or of a kind that OpenCV does not decode"
