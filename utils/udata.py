@@ -12,7 +12,6 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
 from utils.ufolder import IMAGE_SUFFIXES, Listing, one_named
 from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
 from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
+from utils.upicture import MediaError, read_picture
 from utils.upreprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.urafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
 from utils.utable import DatasetError, printable
@@ -53,17 +53,16 @@ FERPLUS_VOTES_TO_EMOTIONS = VOTES_TO_EMOTIONS
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode a picture to RGB (H, W, 3), uint8; grey pictures get three equal channels.
+    """Decode a picture to RGB (H, W, 3), uint8; grey pictures get three equal channels, transparent ones white.
 
     Raises:
         FileNotFoundError: when there is no such file.
         DatasetError: when it cannot be decoded.
     """
-    data = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise DatasetError(f"{path} ({data.size:,} bytes) is no picture that OpenCV can decode; restore or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        return read_picture(path)
+    except MediaError as error:
+        raise DatasetError(str(error)) from error
 
 
 class FaceDataset(Dataset):
