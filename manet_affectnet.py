@@ -25,13 +25,14 @@ import torch.nn.functional as F
 import tyro
 
 from models import load_pretrained
+from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.manet import MANet, MANetOutput
 from utils.ucheckpoint import Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.udemosets import write_affectnet
 from utils.uhardware import choose_hardware
-from utils.uoptions import check_options, one_line_errors
+from utils.uoptions import check_options
 from utils.upipeline import make_loader
 from utils.ureport import report
 from utils.utrain import train_stage

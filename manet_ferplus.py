@@ -24,6 +24,7 @@ import torch.nn.functional as F
 import tyro
 
 from models import load_pretrained
+from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.manet import MANet, MANetOutput
 from utils.ucheckpoint import Run
@@ -31,7 +32,7 @@ from utils.udata import EMOTIONS, FERPlus, at_most
 from utils.udemosets import write_fer_plus
 from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
-from utils.uoptions import check_options, one_line_errors
+from utils.uoptions import check_options
 from utils.upipeline import make_loader
 from utils.ureport import report
 from utils.utrain import train_stage
@@ -109,7 +110,7 @@ def main(experiment: Experiment) -> None:
     training_faces = at_most(faces(split="train"), experiment.max_training_images, experiment.seed)
     train = load(training_faces, batch_size=experiment.batch_size, shuffle=True)
     validation = load(faces(split="valid"))
-    if (experiment.base_path_to_dataset / "Images" / "FER2013Test").is_dir():
+    if FERPlus.has_split(experiment.base_path_to_dataset, "test"):
         reported = load(faces(split="test"))
     else:
         print(f"no Test split in {experiment.base_path_to_dataset}: the result will be that of Valid, also selected on")

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
+from models.console import one_line_errors
 from utils.uaffect import DIMENSIONS
 from utils.ucheckpoint import write_atomically
 from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
@@ -42,7 +43,7 @@ from utils.umedia import (
     stream_webcam,
     write_picture,
 )
-from utils.uoutput import naming, plan_places, speak_any_name
+from utils.uoutput import naming, plan_places
 
 EXPLAINED_AT_ONCE = 8  # faces whose heat maps are in memory at a time
 TALKATIVE = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
@@ -218,10 +219,5 @@ def main(prediction: Prediction) -> None:
 
 
 if __name__ == "__main__":
-    speak_any_name()
-    try:
+    with one_line_errors("interrupted; no predictions.csv was written"):
         main(tyro.cli(Prediction))
-    except (ValueError, OSError) as error:
-        sys.exit(f"predict.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("predict.py: interrupted; no predictions.csv was written")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 if not __package__:  # run as a file: Python looks beside it for modules, not in the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 from models.classifier import ExpressionClassifier, default_labels
+from models.console import one_line_errors
 from models.esr import ESR
 from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, check_version, halve, load_model, read_tensors
 
@@ -313,7 +314,5 @@ def main(export: Export) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main(tyro.cli(Export))
-    except (ValueError, OSError) as error:
-        sys.exit(f"models.export: {error}")

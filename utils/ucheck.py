@@ -22,6 +22,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
+from models.console import one_line_errors
 from models.weights import SHIPPED
 from utils.uannotations import find_affect_net
 from utils.ucopies import Content, Finding, Split, check_copies, content_of, some
@@ -355,7 +356,5 @@ def command(
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         sys.exit(subcommand_cli_from_dict({"check": command}))
-    except (ValueError, OSError) as error:
-        sys.exit(f"utils.udata check: {error}")

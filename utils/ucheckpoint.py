@@ -136,7 +136,13 @@ class Run:
             self.stage = self._resumed["stage"]
             print(f"continue {directory} after stage {self.stage}, epoch {self._resumed['epoch']}")
         if writes:
-            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(
+                    f"{directory.absolute()} cannot be made a folder for this experiment ({error.strerror}); set "
+                    "base_path_experiment or name_experiment to another"
+                ) from error
             for unfinished in directory.glob(".*.partial"):  # of a run that was killed while it saved
                 unfinished.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from models.classifier import EMOTIONS
 from utils.uannotations import EXPRESSIONS
 from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
-from utils.ufolder import IMAGE_SUFFIXES, Listing, one_named
+from utils.ufolder import Listing, one_named
 from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
 from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
 from utils.upicture import MediaError, read_picture
@@ -31,7 +31,6 @@ from utils.utable import DatasetError, printable
 __all__ = [
     "EMOTIONS",
     "FERPLUS_VOTES_TO_EMOTIONS",
-    "IMAGE_SUFFIXES",
     "RAFDB",
     "RAFDB_TO_EMOTIONS",
     "AffectNet",
@@ -297,6 +296,13 @@ class FERPlus(FaceDataset):
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
         super().__init__(name, [paths[i] for i in keep], labels, 8, listing)
         tell(name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
+
+    @staticmethod
+    def has_split(root: str | Path, split: str) -> bool:
+        """Tell whether a split is there, in either layout; FER+ is often kept without its Test."""
+        folder = f"FER2013{split.capitalize()}"
+        root = find_root(Path(root), (f"Images/{folder}", folder))
+        return below(root, f"Images/{folder}").is_dir() or one_named(root, folder).is_dir()
 
     def targets(self, indices: np.ndarray) -> Tensor:
         """Return the labels of several faces; under "probability" they are drawn anew, from PyTorch's random state."""

@@ -14,9 +14,6 @@ FOREIGN_FOLDERS = {  # lower case; besides those whose names begin with a dot
     "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found",
     "__pycache__",
 }  # fmt: skip
-IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
-}  # of the pictures of data sets; lower case  # fmt: skip
 NOT_ENTERED = "folders inside"  # why files below the depth asked for are left out
 FOREIGN_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}  # lower case; besides those that begin with a dot
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.uannotations import EXPRESSIONS
-from utils.ufolder import IMAGE_SUFFIXES, Listing, list_files
+from utils.ufolder import Listing, list_files
 from utils.ulayout import below
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import BadRow, DatasetError, Table, printable
 
 PLACES = {  # of labels.csv, by split; on Kaggle there is a training part
@@ -62,7 +63,7 @@ def read_labels(label_file: Path) -> Named:
     """
     folder = label_file.parent
     table = Table(label_file, ("pth", "label"), wanted="labels.csv")
-    listing = list_files(folder, IMAGE_SUFFIXES, known=[label_file.name])
+    listing = list_files(folder, PHOTO_SUFFIXES, known=[label_file.name])
     on_disk = {_key(path.relative_to(folder).as_posix()): path for path in listing.files}
     by_ending: dict[str, list[Path]] = {}
     for key, path in on_disk.items():

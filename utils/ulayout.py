@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from utils.ufolder import IMAGE_SUFFIXES, Listing, folders_in, list_files, one_named
+from utils.ufolder import Listing, folders_in, list_files, one_named
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import DatasetError, printable
 
 WHERE = {
@@ -60,7 +61,7 @@ def list_pictures(folder: Path, dataset: str, layout: str, depth: int = 0, known
     if not folder.is_dir():
         raise DatasetError(missing(folder, dataset, layout))
     try:
-        listing = list_files(folder, IMAGE_SUFFIXES, depth, known)
+        listing = list_files(folder, PHOTO_SUFFIXES, depth, known)
     except OSError as error:
         raise DatasetError(f"{folder.absolute()} cannot be read: {error.strerror}") from None
     if not listing.files:

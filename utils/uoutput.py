@@ -1,27 +1,13 @@
-"""What a script says and where its results go, whatever the names of files are."""
+"""Where the results of files go, whatever their names are."""
 
 import contextlib
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 LONGEST_NAME = 160  # bytes; file systems take 255, and results add to the name
-
-
-def speak_any_name() -> None:
-    """Let no character that the terminal cannot show end a run: print an escape in its place, \\udcff or \\uc0ac.
-
-    For the part of a script that runs as a program, before it prints. Where the terminal is UTF-8, names that are not
-    are printed as they are on disk.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if not hasattr(stream, "reconfigure"):  # replaced by a notebook, a test or a window without a console
-            continue
-        is_utf8 = (stream.encoding or "").lower().replace("-", "").replace("_", "") in ("utf8", "utf8sig", "cp65001")
-        stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def common_folder(folders: Sequence[PurePath]) -> PurePath | None:

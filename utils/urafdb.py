@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from utils.ufolder import IMAGE_SUFFIXES, NOT_ENTERED, Listing, folders_in, list_files, one_named
+from utils.ufolder import NOT_ENTERED, Listing, folders_in, list_files, one_named
 from utils.ulayout import find_listed, list_pictures, missing, no_pictures
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import BadRow, DatasetError, cells_of, printable, separator_of, text_lines
 
 RAFDB_TO_EMOTIONS = {  # Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral
@@ -101,8 +102,8 @@ def read_class_folders(root: Path, split: str, found: Listing) -> tuple[list[Pat
 def _list_classes(folder: Path, found: Listing) -> dict[str, list[Path]]:
     """List the pictures of every folder in a folder."""
     try:
-        beside = list_files(folder, IMAGE_SUFFIXES, depth=0)
-        listings = {path.name: list_files(path, IMAGE_SUFFIXES, depth=0) for path in folders_in(folder)}
+        beside = list_files(folder, PHOTO_SUFFIXES, depth=0)
+        listings = {path.name: list_files(path, PHOTO_SUFFIXES, depth=0) for path in folders_in(folder)}
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from None
     for listing in (beside, *listings.values()):
