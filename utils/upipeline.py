@@ -175,7 +175,7 @@ class FaceImages(Dataset):
             size = np.prod(self._shape, dtype=np.int64) / GIB
             raise OSError(
                 f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} "
-                f"({error.strerror or error}): name another folder with --base-path-to-cache, or None to keep them in "
+                f"({os.strerror(error.errno) if error.errno else error}): name another folder with --base-path-to-cache, or None to keep them in "
                 "memory alone; --cache none decodes at every access"
             ) from error
 
