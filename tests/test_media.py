@@ -441,6 +441,9 @@ def test_pixels_that_are_not_square_and_pictures_that_lie_on_their_side(tmp_path
         for frame in frames:
             copy.write(frame.picture, frame.seconds, frame.rate)
     assert next(stream_video(tmp_path / "copy.mp4")).picture.shape == (96, 64, 3)
+    both = insert_box(bytes(turned).replace(b"pasp", b"free"), boxes, struct.pack(">I4sII", 16, b"pasp", 2, 1))
+    (tmp_path / "both.mp4").write_bytes(both)
+    assert next(stream_video(tmp_path / "both.mp4")).picture.shape == (192, 64, 3), "stretched as stored, then turned"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

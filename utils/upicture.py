@@ -258,9 +258,7 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         key = (image.info["transparency"] & (2**depth - 1)) * (255 // (2**depth - 1)) if mode == "L" else None
         key = image.info["transparency"] if key is None else key
         return _shade(np.array(image.convert("L")), key, image)
-    if mode in ("La", "RGBa"):  # colours that are multiplied with the alpha already
-        return _over_white(image.convert("LA" if mode == "La" else "RGBA"))
-    if mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+    if mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     return image.convert("RGB")  # LAB through its colour profile, CMYK, YCbCr, HSV, palettes
 

@@ -1,8 +1,8 @@
 """Reads the headers of JPEG and PNG files: the size they state, whether their end is there, and what is special."""
 
 import struct
-import zlib
 from typing import NamedTuple
+from zlib import crc32
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_PLAIN = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"pHYs", b"tEXt",
@@ -69,13 +69,11 @@ def png_header(data: bytes) -> Header | None:
     ordinary = bits <= 8 and colour in (0, 2, 3)
     position, length = 8, len(data)
     while position + 12 <= length:
-        size = int.from_bytes(data[position : position + 4], "big")
-        kind, end = data[position + 4 : position + 8], position + 12 + size
+        size, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + size
         if end > length:
             break
-        if kind not in PNG_PLAIN or zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(
-            data[end - 4 : end], "big"
-        ):
+        if kind not in PNG_PLAIN or crc32(data[position + 4 : end - 4]).to_bytes(4, "big") != data[end - 4 : end]:
             ordinary = False
         if kind == b"IEND":
             if length * DEFLATE_RATIO < width * height * bits * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8:
