@@ -173,10 +173,11 @@ class FaceImages(Dataset):
             )
         except OSError as error:
             size = np.prod(self._shape, dtype=np.int64) / GIB
+            reason = os.strerror(error.errno) if error.errno else error
             raise OSError(
-                f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} "
-                f"({os.strerror(error.errno) if error.errno else error}): name another folder with --base-path-to-cache, or None to keep them in "
-                "memory alone; --cache none decodes at every access"
+                f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} ({reason}): name "
+                "another folder with --base-path-to-cache, or None to keep them in memory alone; --cache none decodes "
+                "at every access"
             ) from error
 
     def _fingerprint(self) -> dict[str, str | int]:
