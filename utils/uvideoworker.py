@@ -184,7 +184,8 @@ def main() -> None:
             except (cv2.error, ValueError, MemoryError, OSError) as error:
                 answers.say(error=" ".join(str(error).split())[:200] or type(error).__name__)
             answers.wait(SLOTS)
-    shutil.rmtree(sys.argv[1], ignore_errors=True)  # the program was killed, and did not
+    if answers.slots.folder.name.startswith("fer_video_"):
+        shutil.rmtree(answers.slots.folder, ignore_errors=True)  # the program was killed, and did not
 
 
 if __name__ == "__main__":
