@@ -26,7 +26,7 @@ from utils.uevaluation import Scored, choose_folders, evaluate_model, name_check
 from utils.uhardware import choose_hardware
 from utils.uhtml import draw_comparison, draw_pictures, write_report
 from utils.uoptions import check_options, one_line_errors
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span, write_predictions
 from utils.usubset import Faces, select_faces
 
@@ -129,7 +129,7 @@ def main(evaluation: Evaluation) -> None:
     loaders, pages = {}, []
     for path, name, model, provenance, folder in zip(paths, names, models, provenances, folders, strict=True):
         if model.image_size not in loaders:  # pictures are decoded once for all networks of the same input size
-            loaders[model.image_size] = make_loader(
+            loaders[model.image_size] = FaceLoader(
                 faces.dataset, model.image_size, evaluation.batch_size,
                 shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib,
             )  # fmt: skip

@@ -1,7 +1,7 @@
 """What ESR and MA-Net share: labels, input normalisation, and prediction from pictures."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,29 @@ def default_labels(num_classes: int) -> tuple[str, ...]:
     if num_classes <= len(EMOTIONS):
         return EMOTIONS[:num_classes]
     return tuple(f"class {index}" for index in range(num_classes))
+
+
+class HeatMapSource(NamedTuple):
+    """Where a class-activation map of a branch is taken, see `ExpressionClassifier.heat_map_sources`.
+
+    Attributes:
+        branch: its name.
+        weight: share of the branch's scores in those of the ensemble.
+        inputs: what `scores` takes.
+        scores: from `inputs` to the branch's class scores (N, K).
+        layers: modules whose maps (N, C, h, w) are put together to one, in rows and columns.
+        first: the pixel, row and column alike, that the map's first position is centred on.
+        stride: pixels from a position of the map to the next; None where the map covers the picture, as padded
+            convolutions leave it.
+    """
+
+    branch: str
+    weight: float
+    inputs: Tensor
+    scores: Callable[[Tensor], Tensor]
+    layers: list[list[nn.Module]]
+    first: float = 0.0
+    stride: float | None = None
 
 
 class ExpressionClassifier(nn.Module):
@@ -78,6 +101,24 @@ class ExpressionClassifier(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
                 module.eval()
         return self
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """The names of the branches that score the classes, in the order of `branch_logits`."""
+        raise NotImplementedError
+
+    @property
+    def compared_parts(self) -> tuple[str, ...]:
+        """The names of the parts that `compared_features` tells apart; none for a network without such features."""
+        return ()
+
+    def compared_features(self, outputs: Any) -> dict[str, Tensor]:
+        """Return what the diversity loss compares, (parts, N, ...) by name, from what `forward` returned."""
+        return {}
+
+    def heat_map_sources(self, faces: Tensor) -> list[HeatMapSource]:
+        """Return where the class-activation map of every branch is taken, for faces (N, 3, S, S), float RGB in [0, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where its heat maps are taken")
 
     @staticmethod
     def check_image_size(image_size: int) -> None:

@@ -19,7 +19,7 @@ from utils.udata import FERPlus
 from utils.udemosets import write_fer_plus
 from utils.uhardware import Hardware
 from utils.uoptions import check_options
-from utils.upipeline import FaceImages, SharedBatches, make_loader
+from utils.upipeline import FaceImages, SharedBatches, FaceLoader
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = [f"{network}_{dataset}" for network in ("esr", "manet") for dataset in ("affectnet", "ferplus", "rafdb")]
@@ -112,7 +112,7 @@ def test_a_cache_that_cannot_be_written_names_the_option(tmp_path):
     with pytest.raises(
         OSError, match=r"cannot be kept in .*data/cache .*: name another folder with --base-path-to-cache"
     ):
-        make_loader(faces, 48, cache_folder=tmp_path / "data" / "cache")
+        FaceLoader(faces, 48, cache_folder=tmp_path / "data" / "cache")
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system does not reserve space on disk")

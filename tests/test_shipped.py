@@ -15,7 +15,7 @@ from models.weights import SHIPPED, read_tensors
 from utils.udata import FERPlus
 from utils.udemo import Face, draw_face, draw_photograph
 from utils.uhardware import choose_hardware
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.utrain import validate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def test_it_is_small_and_says_what_it_is():
 def test_its_accuracy_on_real_faces():
     hardware = choose_hardware("cpu", "float32", "off")
     model = load_model().to(memory_format=hardware.memory_format)
-    found = validate(model, make_loader(FERPlus(REAL_FERPLUS, "valid"), model.image_size, hardware=hardware), hardware)
+    found = validate(model, FaceLoader(FERPlus(REAL_FERPLUS, "valid"), model.image_size, hardware=hardware), hardware)
     assert found["validation_accuracy"] >= 0.855
     measured = read_tensors(SHIPPED)["measured"]["validation_accuracy"]  # in bfloat16, before the weights were halved
     assert found["validation_accuracy"] == pytest.approx(measured, abs=0.003)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from models.classifier import ExpressionClassifier
 from models.esr import ESR
@@ -20,6 +19,7 @@ from utils.ubranches import Disagreement, Similarity, measure_disagreement, watc
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
 from utils.umetrics import Metrics
+from utils.upipeline import FaceLoader
 from utils.ureport import score
 from utils.utrain import Predictions, predict_dataset
 
@@ -126,7 +126,7 @@ def evaluate_model(
     path: Path,
     name: str,
     provenance: Provenance,
-    loader: DataLoader,
+    loader: FaceLoader,
     hardware: Hardware,
     seed: int,
 ) -> Scored:
@@ -137,15 +137,14 @@ def evaluate_model(
         path: its checkpoint.
         name: what to call it.
         provenance: from `read_provenance`.
-        loader: from `utils.upipeline.make_loader`.
+        loader: of the faces.
         hardware: see `utils.uhardware.choose_hardware`.
         seed: seed of the bootstrap.
     """
-    faces: FaceDataset = loader.dataset.dataset
+    faces = loader.dataset
     fast = optimize_for_inference(model, hardware.precision)
     with watch_features(fast, len(faces)) as sample:
         predictions = predict_dataset(fast, loader, hardware)
-    B = len(predictions.branch_logits)
     probabilities = model.combine(predictions.branch_logits)
     return Scored(
         name=name,
@@ -158,7 +157,7 @@ def evaluate_model(
         predictions=predictions,
         probabilities=probabilities,
         metrics=score(model, predictions, seed),
-        branches=sample.names.branches or tuple(str(b) for b in range(1, B + 1)),
+        branches=model.branch_names,
         similarity=sample.similarity,
         disagreement=measure_disagreement(predictions.branch_logits, predictions.targets),
         mistakes=find_mistakes(probabilities, predictions, faces, model.labels),
@@ -180,7 +179,7 @@ def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, see
 
 def describe_network(model: ExpressionClassifier) -> str:
     """Say in a few words what a network is."""
-    num_branches = len(model.predict_branches(torch.zeros(1, 3, model.image_size, model.image_size)))
+    num_branches = len(model.branch_names)
     branches = "1 branch" if num_branches == 1 else f"{num_branches} branches"
     attention = {True: "with attention, ", False: "without attention, "}.get(model.arguments.get("attention"), "")
     parameters = sum(parameter.numel() for parameter in model.parameters())

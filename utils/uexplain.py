@@ -7,23 +7,17 @@ mixture with beta (MA-Net), so its map is the weighted sum of theirs before they
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import singledispatch
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from captum.attr import LayerGradCam
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.cbam import AttendedFeatures
 from models.classifier import ExpressionClassifier, Faces, as_faces, resize
-from models.esr import ESR, Branch
-from models.manet import MANet
 
-SMALLEST_MAP = 6  # positions along a side, as ESR's last map has at 96 pixels; fewer say little about places
 SPREAD = 0.75  # standard deviation of the spot that a position is drawn as, in distances between positions
 COLUMNS = 6  # pictures in a row of an explanation
 INK = "#333333"
@@ -73,13 +67,13 @@ def explain(model: ExpressionClassifier, images: Faces, targets: Tensor | None =
     """Compute the class-activation maps of faces.
 
     Args:
-        model: ESR or MA-Net.
+        model: the network.
         images: as in `ExpressionClassifier.predict`.
         targets: class to explain, (N,); default the ensemble's label. All branches are asked about the same class.
 
     Raises:
         ValueError: for pictures that `predict` refuses.
-        TypeError: for a network whose layers `score_maps` does not know.
+        NotImplementedError: for a network that does not say where its heat maps are taken.
     """
     device = model.input_mean.device
     faces = torch.cat([resize(face[None].to(device), model.image_size) for face in as_faces(images)])
@@ -121,84 +115,20 @@ def _rectify(maps: Tensor) -> Tensor:
     return torch.where(highest > 0, maps / highest.clamp(min=torch.finfo(maps.dtype).tiny), 0)
 
 
-@singledispatch
 def score_maps(model: ExpressionClassifier, faces: Tensor, targets: Tensor) -> list[ScoreMap]:
-    """Compute the map of every branch for faces (N, 3, S, S); a new model registers its own with `.register`."""
-    raise TypeError(
-        f"no class-activation maps for {type(model).__name__}: register its layers with score_maps.register"
-    )
-
-
-@score_maps.register
-def _(model: ESR, faces: Tensor, targets: Tensor) -> list[ScoreMap]:
-    """Explain each branch by its deepest block whose map has `SMALLEST_MAP` positions along its sides, or more."""
-    with torch.no_grad():
-        shared = model.base(model.normalize(faces))
+    """Compute the map of every branch for faces (N, 3, S, S), float RGB in [0, 1], before it is rectified."""
     maps = []
-    for number, branch in enumerate(model.branches, start=1):
-        layer = _deepest_block(branch, shared[:1])
-        with _probe(branch, layer) as features:
-            cam = LayerGradCam(lambda shared, branch=branch: branch(shared).logits, features)
-            values = cam.attribute(shared, targets)[:, 0]
-        maps.append(ScoreMap(f"branch {number}", values, *_centres(model, branch, layer), 1 / len(model.branches)))
-    return maps
-
-
-def _centres(model: ESR, branch: Branch, layer: int) -> tuple[float, float]:
-    """Return the pixel that the first position of a branch's block is centred on, and the pixels between positions."""
-    first, stride = 0.0, 1
-    blocks = [(model.base, number) for number in (1, 2, 3, 4)] + [(branch, number) for number in range(1, layer + 1)]
-    for part, number in blocks:
-        convolution = part.get_submodule(f"conv{number}")
-        first += stride * ((convolution.kernel_size[0] - 1) / 2 - convolution.padding[0])
-        if number in part.pooled:  # maximum pooling of 2 x 2
-            first, stride = first + stride / 2, stride * 2
-    return first, stride
-
-
-def _deepest_block(branch: Branch, shared: Tensor) -> int:
-    """Return the number of the deepest block whose map is large enough; the first where none is."""
-    sizes = {}
-    for layer in (1, 2, 3, 4):
-        with _probe(branch, layer) as probe, torch.no_grad():
-            probe.register_forward_hook(
-                lambda _module, _inputs, features, layer=layer: sizes.update({layer: min(features.shape[-2:])})
-            )
-            branch(shared)
-    return max((layer for layer, size in sizes.items() if size >= SMALLEST_MAP), default=1)
-
-
-@contextmanager
-def _probe(branch: Branch, layer: int) -> Iterator[nn.Module]:
-    """Lead the features of a block, after its ReLU, pooling and attention, through a module that captum can watch."""
-    probe, block = nn.Identity(), branch.block
-
-    def watched(features: Tensor, number: int) -> AttendedFeatures:
-        result = block(features, number)
-        return result._replace(features=probe(result.features)) if number == layer else result
-
-    branch.block = watched
-    try:
-        yield probe
-    finally:
-        del branch.block  # the method of the class shows again
-
-
-@score_maps.register
-def _(model: MANet, faces: Tensor, targets: Tensor) -> list[ScoreMap]:
-    """Explain the local branch by its four patches put together again, and the global one by its last stage."""
-    patches = [
-        LayerGradCam(lambda images: model(images).local_logits, model.get_submodule(f"layer4_1_p{number}"))
-        .attribute(faces, targets)[:, 0]
-        for number in (1, 2, 3, 4)
-    ]  # fmt: skip
-    top, bottom = torch.cat(patches[:2], dim=2), torch.cat(patches[2:], dim=2)
-    local = torch.cat((top, bottom), dim=1)
-    whole = LayerGradCam(lambda images: model(images).global_logits, model.layer4_2).attribute(faces, targets)[:, 0]
-    maps = []
-    for name, values, weight in (("local", local, model.beta), ("global", whole, 1 - model.beta)):
-        stride = model.image_size / values.shape[-1]  # padded: the maps cover the face
-        maps.append(ScoreMap(name, values, (stride - 1) / 2, stride, weight))
+    for source in model.heat_map_sources(faces):
+        rows = [
+            torch.cat([LayerGradCam(source.scores, layer).attribute(source.inputs, targets)[:, 0] for layer in row], 2)
+            for row in source.layers
+        ]
+        values = torch.cat(rows, dim=1)  # (N, h, w)
+        first, stride = source.first, source.stride
+        if stride is None:
+            stride = model.image_size / values.shape[-1]
+            first = (stride - 1) / 2
+        maps.append(ScoreMap(source.branch, values, first, stride, source.weight))
     return maps
 
 
