@@ -1,15 +1,11 @@
-"""Reads every checkpoint format into a network: this project's, and the published ones of ESR and MA-Net.
+"""Builds networks from every checkpoint format: this project's, and the published ones of ESR and MA-Net.
 
-No pickled code runs. This project's files hold tensors and plain values only and are read with `weights_only=True`. A
-published file may carry other pickled objects beside its tensors (MA-Net's has a recorder of its training curves): an
-unpickler that knows how to rebuild tensors reads it, with an inert placeholder wherever it names anything else.
+`models.files` reads the file, `models.statedict` finds the weights in it; here is what each format means.
 """
 
+import inspect
 import json
-import pickle
-import types
-import zipfile
-from collections import OrderedDict
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,23 +14,33 @@ import torch
 from torch import Tensor
 
 from models.classifier import ExpressionClassifier, default_labels
+from models.device import find_device
 from models.esr import ESR
+from models.files import (
+    BASE_FILE,
+    BRANCH_FILE,
+    EXPECTED,
+    CheckpointError,
+    read_head,
+    read_tensors,
+    recognize,
+    shown,
+    some,
+)
 from models.manet import MANet
+from models.statedict import INPUT_BUFFERS, describe, find_state, load_state, nothing_fits, unwrap, walk
 
 FORMAT, VERSION = "diversified-fer", 2  # 2: ESR pools before the attention, MA-Net's patches by rows, as published
 ARCHITECTURES = {"ESR": ESR, "MANet": MANet}
-BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
 SETTINGS_FILE = "Net-Settings.json"  # beside folders that this project wrote: what the published format leaves out
 SHIPPED = Path(__file__).parents[1] / "checkpoint" / "ferplus_small.pt"
-INPUT_BUFFERS = {"input_channels", "input_mean", "input_std"}
-EXPECTED = (
-    "a checkpoint written by this project (best.pt, last.pt), a folder with "
-    f"{BASE_FILE} and {BRANCH_FILE.format(1)}, or a released MA-Net .pth file"
-)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit; the message names the file."""
+ESR_LANDMARKS = ("base.conv1.weight", "branches.0.fc.weight")
+BASE_LANDMARKS = ("conv1.weight", "conv2.weight", "conv3.weight", "conv4.weight", "bn4.weight")
+BRANCH_LANDMARKS = (*BASE_LANDMARKS, "fc.weight")
+MANET_LANDMARKS = ("layer3_1_p1.0.conv1.weight", "fc_1.weight")
+HEADS = {"ESR": "branches.0.fc.weight", "MANet": "fc_1.weight"}  # (K, 512)
+MAX_IMAGE_SIZE = 4096  # pixels; a network of faces has no use for more, and a wrong number would fill the memory
+NOTES = {".json", ".md", ".md5", ".sha1", ".sha256", ".txt"}  # beside the weights in a folder
 
 
 def load_model(
@@ -45,7 +51,7 @@ def load_model(
     Args:
         path: a `.pt` checkpoint of this project, a folder of published ESR weights, or a published MA-Net file; None
             for the small network that the project ships (`checkpoint/ferplus_small.md` says what it is worth).
-        device: where to put the network.
+        device: where to put the network: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
         normalization: what published weights saw ("rgb", "bgr" or "imagenet"), where the default of their format is
             wrong: BGR for ESR folders of 8 classes, ImageNet for those of 7 (the diversified RAF-DB weights), RGB for
             MA-Net. This project's checkpoints carry their own and take none; so do the folders that it exports.
@@ -53,19 +59,22 @@ def load_model(
     Raises:
         FileNotFoundError: when there is nothing at `path`.
         CheckpointError: when what is there is truncated, of no known format, or does not fit its network exactly.
+        ValueError: for a device that this machine does not have, or an unknown normalisation.
     """
+    place = find_device(device)
     path = SHIPPED if path is None else Path(path)
     if path.is_dir():
         model = _read_esr_folder(path, normalization)
     else:
         content = read_tensors(path)
-        if content.get("format") == FORMAT:
-            if normalization is not None:
-                raise CheckpointError(f"{path} carries its own normalisation; leave `normalization` out")
-            model = build_model(content, path)
-        else:
+        own = next((found for _, found in walk(content) if found.get("format") == FORMAT), None)
+        if own is None:
             model = _build_released_manet(content, path, normalization)
-    return model.to(device).eval()
+        elif normalization is not None:
+            raise CheckpointError(f"{path} carries its own normalisation; leave `normalization` out")
+        else:
+            model = build_model(own, path)
+    return model.to(place).eval()
 
 
 def load_pretrained(
@@ -126,205 +135,252 @@ def halve(content: dict[str, Any]) -> dict[str, Any]:
     }
     lost = [key for key, value in state.items() if not value.isfinite().all()]
     if lost:
-        raise CheckpointError(f"half precision cannot hold the values of {_some(lost)}: hand on the whole checkpoint")
+        raise CheckpointError(f"half precision cannot hold the values of {some(lost)}: hand on the whole checkpoint")
     return {key: content[key] for key in kept if key in content} | {"state_dict": state}
 
 
-def kept_weights(content: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights that a checkpoint of this project stands for: the averaged ones where a run averages."""
-    averaged = {key.removeprefix("module."): value for key, value in content.get("average", {}).items()}
-    averaged.pop("n_averaged", None)
-    return averaged or content["state_dict"]
+def kept_weights(content: dict[str, Any], path: Path | str = "the checkpoint") -> dict[str, Tensor]:
+    """Return the weights that a checkpoint of this project stands for: the averaged ones where a run averages.
+
+    Raises:
+        CheckpointError: when there are none; `path` is for the message.
+    """
+    for name in ("average", "state_dict"):
+        state = content.get(name)
+        if isinstance(state, dict) and state and all(isinstance(key, str) for key in state):
+            values = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+            if len(values) == len(state):
+                return unwrap(values)
+        if name in content and state != {}:
+            raise CheckpointError(f"{path}: its {name} is no dict of tensors; {describe(content)}. Copy the file again")
+    raise CheckpointError(f"{path} has no state_dict; {describe(content)}. Copy the file again")
 
 
 def build_model(content: dict[str, Any], path: Path) -> ExpressionClassifier:
-    """Build the network that a checkpoint of this project describes; `path` is for messages."""
+    """Build the network that a checkpoint of this project describes; `path` is for messages.
+
+    Raises:
+        CheckpointError: when the description is incomplete or contradicts itself, or the weights do not fit it.
+    """
     check_version(content, path)
-    architecture = ARCHITECTURES.get(content.get("architecture"))
+    name = content.get("architecture")
+    architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
     if architecture is None:
         raise CheckpointError(
-            f"{path}: architecture {content.get('architecture')!r}; this release knows {', '.join(ARCHITECTURES)}: a "
-            "newer release may read it"
+            f"{path}: architecture {shown(name)!r}; this release knows {', '.join(ARCHITECTURES)}: a newer release may "
+            "read it"
         )
-    model = architecture(**content["arguments"])
-    load_state(model, kept_weights(content), path)
+    arguments = content.get("arguments")
+    if not isinstance(arguments, dict):
+        raise CheckpointError(f"{path} does not say how its network is built (arguments); {describe(content)}")
+    state = kept_weights(content, path)
+    _check_arguments(architecture, arguments, path)
+    _check_counts(name, arguments, state, path)  # before anything of the size that the arguments name is built
+    try:
+        model = architecture(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its arguments build no {name}: {error}") from error
+    for entry, value in (("labels", list(model.labels)), ("image_size", model.image_size)):
+        if entry in content and (type(content[entry]) is not type(value) or content[entry] != value):
+            raise CheckpointError(f"{path}: its {entry} and those of its arguments differ; copy the file again")
+    load_state(model, state, path)
     return model
+
+
+def _check_arguments(architecture: type[ExpressionClassifier], arguments: dict[Any, Any], path: Path) -> None:
+    """Raise unless a network's arguments have names and types that its class takes, by its defaults."""
+    parameters = inspect.signature(architecture).parameters
+    unknown = [name for name in arguments if name not in parameters]
+    if unknown:
+        raise CheckpointError(
+            f"{path}: its network has arguments that {architecture.__name__} does not take here: {some(unknown)}; "
+            f"known are {', '.join(parameters)}. Another version of the project may read it"
+        )
+    for name, value in arguments.items():
+        kind = type(parameters[name].default)
+        fits = kind not in (bool, int, float, str) or type(value) is kind or (kind is float and type(value) is int)
+        expected = kind.__name__
+        if name == "labels":
+            expected = "a list of names"
+            fits = value is None or (
+                isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(label, str) for label in value)
+            )
+        if not fits:
+            raise CheckpointError(
+                f"{path}: its network's argument {name} is {shown(value)} ({type(value).__name__}); expected {expected}"
+            )
+    image_size = arguments.get("image_size")
+    if isinstance(image_size, int) and image_size > MAX_IMAGE_SIZE:
+        raise CheckpointError(f"{path}: its image_size is {image_size}; expected at most {MAX_IMAGE_SIZE} pixels")
+
+
+def _check_counts(name: str, arguments: dict[str, Any], state: dict[str, Tensor], path: Path) -> None:
+    """Raise unless the numbers of classes and branches that the arguments name are those of the weights."""
+    if name not in HEADS:
+        return
+    defaults = {key: parameter.default for key, parameter in inspect.signature(ARCHITECTURES[name]).parameters.items()}
+    given = defaults | arguments
+    said = {"classes": given["num_classes"] if given["labels"] is None else len(given["labels"])}
+    counted = {"classes": _count_classes(state, HEADS[name], path)}
+    if name == "ESR":
+        said["branches"] = given["num_branches"]
+        counted["branches"] = len({key.split(".")[1] for key in state if key.startswith("branches.")})
+    for what, number in counted.items():
+        if said[what] != number:
+            raise CheckpointError(
+                f"{path} describes a network of {said[what]} {what}, its weights are of {number}; copy the file again"
+            )
+
+
+def _count_classes(state: dict[str, Tensor], head: str, path: Path) -> int:
+    """Return the number of classes K of a head (K, features) whose numbers are in the file, not only announced."""
+    weight = state.get(head)
+    shape = None if weight is None else tuple(weight.shape)
+    if shape is None or len(shape) != 2 or 0 in shape:
+        what = f"no {head}" if shape is None else f"{head} of shape {shape}"
+        raise CheckpointError(f"{path} has {what}; expected (classes, features) with at least one class")
+    if weight.layout != torch.strided or not weight.is_contiguous():
+        raise CheckpointError(f"{path}: {head} {shape} is sparse or not contiguous; save it again with .contiguous()")
+    return shape[0]
 
 
 def check_version(content: dict[str, Any], path: Path) -> None:
     """Raise CheckpointError for a checkpoint of this project whose weights belong to another network than today's."""
     version = content.get("version")
-    if version == VERSION:
+    if type(version) is int and version == VERSION:
         return
-    if version == 1:
+    if type(version) is int and version == 1:
         raise CheckpointError(
             f"{path} was written by an older version of this project (format 1), whose networks were not the published "
             "ones: ESR pooled after its attention, MA-Net exchanged two patches. Its weights do not fit the corrected "
             "networks: train again, or check out the version that wrote the file"
         )
     raise CheckpointError(
-        f"{path} has format {version!r}, this version of the project reads format {VERSION}: update the project"
+        f"{path} has format {shown(version)}, this version of the project reads format {VERSION}: update the project"
     )
-
-
-def load_state(
-    model: torch.nn.Module,
-    state: dict[str, Tensor],
-    path: Path,
-    may_be_missing: frozenset[str] | set[str] = frozenset(),
-) -> None:
-    """Load a state dict; only the keys `may_be_missing` may be missing, none may be unexpected, shapes must agree."""
-    own = model.state_dict()
-    missing = own.keys() - state.keys() - may_be_missing
-    unexpected = state.keys() - own.keys()
-    differing = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    if missing or unexpected or differing:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": differing}
-        listing = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in found.items() if keys)
-        raise CheckpointError(f"{path} does not fit {type(model).__name__}: {listing}")
-    model.load_state_dict(state, strict=False)
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's tensors and plain values without running any code it carries.
-
-    Raises:
-        FileNotFoundError: when there is no file at `path`.
-        CheckpointError: when the file is truncated or no checkpoint.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path.absolute()}; expected {EXPECTED}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # something beside tensors and plain values, or no pickle at all
-        content = _read_with_placeholders(path)
-    except Exception as error:  # torch.load raises RuntimeError, EOFError, OSError, KeyError, ... on damaged files
-        raise CheckpointError(_damaged(path, error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected {EXPECTED}")
-    return content
-
-
-class Placeholder:
-    """Stands where a file names something that is no tensor; it takes any state and does nothing with it."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        """Take an element of a pickled list and forget it."""
-
-    def extend(self, items: Any) -> None:
-        """Take the elements of a pickled list and forget them."""
-
-
-class TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors and nothing else: every other global a file names becomes a `Placeholder`."""
-
-    KNOWN = {  # noqa: RUF012 - a constant table
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch", "Size"): torch.Size,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-        **{("torch", name): getattr(torch, name) for name in ("FloatStorage", "HalfStorage", "LongStorage")},
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look a global up in the table; nothing is imported."""
-        return self.KNOWN.get((module, name), Placeholder)
-
-
-def _read_with_placeholders(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path} is a TorchScript program, which would have to be run; expected {EXPECTED}"
-                )
-    safe_pickle = types.SimpleNamespace(
-        __name__="tensor_pickle",
-        Unpickler=TensorUnpickler,
-        load=lambda file, **keywords: TensorUnpickler(file, **keywords).load(),
-    )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=safe_pickle)
-    except Exception as error:  # a damaged pickle raises whatever its first wrong byte leads to
-        raise CheckpointError(_damaged(path, error)) from error
 
 
 def _read_esr_folder(folder: Path, normalization: str | None) -> ESR:
     """Read a folder of published ESR weights (Siqueira et al.; also those of Heidari and Iosifidis)."""
-    if not (folder / BASE_FILE).exists() or not (folder / BRANCH_FILE.format(1)).exists():
-        raise CheckpointError(
-            f"{folder.absolute()} holds no {BASE_FILE} with {BRANCH_FILE.format(1)}; expected {EXPECTED}"
-        )
-    base = read_tensors(folder / BASE_FILE)
-    branches = []
-    while (path := folder / BRANCH_FILE.format(len(branches) + 1)).exists():
-        branches.append(read_tensors(path))
-    numbered = len(list(folder.glob(BRANCH_FILE.format("*"))))
-    if numbered != len(branches):
-        raise CheckpointError(f"{folder}: {numbered} branch files, but {path.name} is missing between them")
-    if "fc.weight" not in branches[0]:
-        raise CheckpointError(f"{folder / BRANCH_FILE.format(1)} has no fc.weight; expected the state dict of a branch")
-    num_classes = branches[0]["fc.weight"].shape[0]
-    settings = folder / SETTINGS_FILE
+    paths = _list_branches(folder)
+    base = _read_part(folder / BASE_FILE, BASE_LANDMARKS)
+    branches = [_read_part(path, BRANCH_LANDMARKS) for path in paths]
+    num_classes = _count_classes(branches[0], "fc.weight", paths[0])
+    own = _read_settings(folder / SETTINGS_FILE)
     try:
-        own = json.loads(settings.read_text()) if settings.is_file() else {}
+        model = ESR(
+            num_branches=len(branches),
+            num_classes=num_classes,
+            attention=any(key.startswith("cbam") for key in base),
+            affect="fc_dimensional.weight" in branches[0],
+            image_size=own.get("image_size", 96),
+            normalization=normalization or own.get("normalization") or ("imagenet" if num_classes == 7 else "bgr"),
+        )
     except ValueError as error:
-        raise CheckpointError(f"{settings} is no JSON ({error}); export the folder again") from error
-    model = ESR(
-        num_branches=len(branches),
-        num_classes=num_classes,
-        attention=any(key.startswith("cbam") for key in base),
-        affect="fc_dimensional.weight" in branches[0],
-        image_size=own.get("image_size", 96),
-        normalization=normalization or own.get("normalization") or ("imagenet" if num_classes == 7 else "bgr"),
-    )
-    for number, (branch, state) in enumerate(zip(model.branches, branches, strict=True), start=1):
-        load_state(branch, state, folder / BRANCH_FILE.format(number), _batch_counters(branch))
+        if normalization is not None:
+            raise
+        raise CheckpointError(f"{folder / SETTINGS_FILE}: {error}; export the folder again") from error
+    for path, branch, state in zip(paths, model.branches, branches, strict=True):
+        load_state(branch, state, path, _batch_counters(branch))
     load_state(model.base, base, folder / BASE_FILE, _batch_counters(model.base))
     return model
 
 
-def _build_released_manet(content: dict[str, Any], path: Path, normalization: str | None) -> MANet:
+def _list_branches(folder: Path) -> list[Path]:
+    """Return the branch files of a folder of ESR weights, in order; refuse what is missing, odd or in another place."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    branches = []
+    while BRANCH_FILE.format(len(branches) + 1) in names:
+        branches.append(BRANCH_FILE.format(len(branches) + 1))
+    odd = [
+        name
+        for name in names
+        if ("net-b" in name.lower() and name not in (BASE_FILE, *branches) and Path(name).suffix.lower() not in NOTES)
+    ]
+    later = [name for name in odd if re.fullmatch(BRANCH_FILE.format("[1-9][0-9]*"), name)]
+    if later:
+        missing = BRANCH_FILE.format(len(branches) + 1)
+        raise CheckpointError(f"{folder}: {missing} is missing before {some(later)}; copy the whole folder again")
+    if odd and (branches or BASE_FILE in names):
+        raise CheckpointError(
+            f"{folder} holds {some(odd)}, which {'is' if len(odd) == 1 else 'are'} no part of an ensemble of "
+            f"{BASE_FILE}, {BRANCH_FILE.format(1)}, {BRANCH_FILE.format(2)}, ...: rename, or take away"
+        )
+    if branches and BASE_FILE in names:
+        return [folder / name for name in branches]
+    found = f"it holds {some(names)}" if names else "it is empty"
+    inner = next((path.parent for path in sorted(folder.glob(f"*/{BASE_FILE}"))), None)
+    if inner is not None:
+        found = f"the folder {inner} in it does: name that one"
+    elif {"best.pt", "last.pt"} & set(names):
+        found = f"name {' or '.join(name for name in ('best.pt', 'last.pt') if name in names)} in it"
+    elif "data.pkl" in names:
+        found = "it is a checkpoint that some program has unpacked: download the file again, and leave it packed"
+    raise CheckpointError(
+        f"{folder.absolute()} holds no {BASE_FILE} with {BRANCH_FILE.format(1)}; {found}; expected {EXPECTED}"
+    )
+
+
+def _read_part(path: Path, landmarks: Sequence[str]) -> dict[str, Tensor]:
+    """Read the state dict of the base or a branch of an ESR."""
+    content = read_tensors(path)
+    state = find_state(content, landmarks, path)
+    if state is None:
+        raise nothing_fits(content, path, f"state dict of a part of an ESR ({landmarks[0]}, {landmarks[-1]}, ...)")
+    return state
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Read what a folder that this project wrote says beside its weights; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    head = read_head(path)
+    what = None if head.lstrip()[:1] == b"{" else recognize(head, path) or "is no JSON"
+    try:
+        own = {} if what else json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        what = f"is no JSON ({error})"
+    if what:
+        raise CheckpointError(f"{path} {what}; export the folder again")
+    image_size, normalization = own.get("image_size", 96), own.get("normalization", "bgr")
+    if type(image_size) is not int or image_size > MAX_IMAGE_SIZE or not isinstance(normalization, str):
+        raise CheckpointError(
+            f"{path} says image_size {shown(image_size)}, normalization {shown(normalization)}; expected at most "
+            f"{MAX_IMAGE_SIZE} pixels and a name; export the folder again"
+        )
+    return own
+
+
+def _build_released_manet(content: dict[Any, Any], path: Path, normalization: str | None) -> MANet:
     """Build MA-Net from the content of a released file, heads of any number of classes (12,666 for MS-Celeb-1M)."""
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict; expected {EXPECTED}")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    if "fc_1.weight" not in state or "layer3_1_p1.0.conv1.weight" not in state:
-        raise CheckpointError(f"{path} has none of MA-Net's layers (first keys: {_some(state)}); expected {EXPECTED}")
-    num_classes = state["fc_1.weight"].shape[0]
+    if {"architecture", "arguments"} <= content.keys():
+        raise CheckpointError(
+            f"{path} describes a network as this project does, but its format is {shown(content.get('format'))}, not "
+            f"{FORMAT!r}: copy the file again"
+        )
+    state = find_state(content, MANET_LANDMARKS, path)
+    if state is None:
+        raise _no_manet(content, path)
+    num_classes = _count_classes(state, "fc_1.weight", path)
     model = MANet(num_classes, labels=default_labels(num_classes), normalization=normalization or "rgb")
     load_state(model, state, path, INPUT_BUFFERS | _batch_counters(model))
     return model
 
 
+def _no_manet(content: dict[Any, Any], path: Path) -> CheckpointError:
+    """Return the error of a file without MA-Net: it holds a part of an ESR, a bare ESR, or neither."""
+    parts = f"the folder with {BASE_FILE} and {BRANCH_FILE.format(1)}, ..."
+    if find_state(content, ESR_LANDMARKS, path) is not None:
+        return CheckpointError(
+            f"{path} holds the bare state dict of an ESR, without image size, normalisation and class names: write it "
+            f"with models.weights.describe_model, or with export_esr_folder. Of published weights, each file is one "
+            f"part of an ESR: name its folder, {parts}"
+        )
+    if find_state(content, BASE_LANDMARKS, path) is not None:
+        return CheckpointError(f"{path} is one part of an ESR: name its folder, {parts}")
+    return nothing_fits(content, path, "weights of MA-Net or ESR")
+
+
 def _batch_counters(module: torch.nn.Module) -> set[str]:
     """Name the BatchNorm counters, which weights from PyTorch before 0.4.1 do not have."""
     return {key for key in module.state_dict() if key.endswith("num_batches_tracked")}
-
-
-def _some(keys: Any) -> str:
-    shown = sorted(keys)[:3]
-    return ", ".join(shown) + (", ..." if len(keys) > len(shown) else "")
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    size = path.stat().st_size
-    reason = str(error).split(". ")[0] or type(error).__name__
-    return (
-        f"{path} ({size:,} bytes) cannot be read: it is truncated, damaged or no checkpoint ({reason}). "
-        f"Copy it again or name another; expected {EXPECTED}"
-    )

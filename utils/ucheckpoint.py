@@ -5,18 +5,21 @@ A folder `<base_path_experiment>/<script>/<name_experiment>/` holds `last.pt` (e
 renamed into it, so that no reader ever sees half of one.
 """
 
+import contextlib
 import csv
 import glob
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -35,18 +38,60 @@ MAY_CHANGE = {  # variables that do not alter what a continued experiment comput
     "device",
     "resume",
 } | LENGTHS
+ENTRIES = {  # of last.pt, beside the description of its network
+    "state_dict": dict,
+    "optimizer": dict,
+    "scheduler": dict,
+    "average": dict,
+    "random_state": Tensor,
+    "random_state_cuda": list,
+    "stage": int,
+    "epoch": int,
+    "best": float,
+    "history": list,
+    "variables": dict,
+}
+TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter|iostream")  # what torch.save says when a disk is full
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` with a temporary path in the same folder, then put the file in its place in one step."""
+    """Call `write` with a temporary path in the same folder, then put the file in its place in one step.
+
+    Raises:
+        OSError: when the file cannot be written or put in its place; it names the file. What was there before stays,
+            and no temporary file is left.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # of this process alone
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of processes that were killed
-        if time.time() - leftover.stat().st_mtime > DAY:
-            leftover.unlink(missing_ok=True)
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+        with contextlib.suppress(OSError):  # another process may have removed it, or hold it open
+            if time.time() - leftover.stat().st_mtime > DAY:
+                leftover.unlink()
+    try:
+        write(temporary)
+        with temporary.open("r+b") as file:  # Windows flushes what is open for writing only
+            os.fsync(file.fileno())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
+            raise _named(path, error, "free space or name another folder") from error
+        raise
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _named(path, error, "close it where another program has it open, and start again") from error
+
+
+def _named(path: Path, error: Exception, what_to_do: str) -> OSError:
+    """Return the error of a file that could not be written, of the same kind, with the file's name."""
+    number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, RuntimeError):
+        reason = "the disk took no more"  # torch.save reports the place where its writer stood instead
+    message = f"{path.absolute()} could not be written: {reason}. What was there before is untouched; {what_to_do}"
+    return OSError(number, message) if number else OSError(message)
 
 
 class Run:
@@ -73,6 +118,7 @@ class Run:
     def __init__(self, directory: Path, variables: Any, resume: bool = True, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
         self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
+        self.defaults = _defaults(variables)
         self.history: list[dict[str, Any]] = []
         self.best = float("-inf")
         self.stage = 0
@@ -90,7 +136,7 @@ class Run:
         if writes:
             directory.mkdir(parents=True, exist_ok=True)
             for unfinished in directory.glob(".*.partial"):  # of a run that was killed while it saved
-                unfinished.unlink()
+                unfinished.unlink(missing_ok=True)
 
     @property
     def last_path(self) -> Path:
@@ -123,14 +169,20 @@ class Run:
         if content["stage"] != stage:
             raise CheckpointError(f"{self.last_path} is at stage {content['stage']}, this script has reached {stage}")
         load_state(model, content["state_dict"], self.last_path)
-        optimizer.load_state_dict(content["optimizer"])
-        scheduler.load_state_dict(content["scheduler"])
         if average is not None:
             load_state(average, content["average"], self.last_path)
+        try:
+            _load_optimizer(optimizer, content["optimizer"])
+            _load_scheduler(scheduler, content["scheduler"])
+            torch.set_rng_state(content["random_state"])
+            for device, state in enumerate(content["random_state_cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state, device)
+        except Exception as error:  # PyTorch checks little: what does not fit raises whatever it leads to
+            raise CheckpointError(
+                f"{self.last_path} holds no training state that this experiment can continue ({error!r}): remove it or "
+                "rename it to start anew"
+            ) from error
         self.best = content["best"]
-        torch.set_rng_state(content["random_state"])
-        for device, state in enumerate(content["random_state_cuda"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(state, device)
         return content["epoch"]
 
     def save_last(
@@ -168,12 +220,12 @@ class Run:
 
     def load_best(self, model: ExpressionClassifier) -> None:
         """Put the weights of `best.pt` into a network."""
-        load_state(model, read_tensors(self.best_path)["state_dict"], self.best_path)
+        load_state(model, _entry(read_tensors(self.best_path), "state_dict", dict, self.best_path), self.best_path)
 
     def read_best(self) -> tuple[ExpressionClassifier, dict[str, Any]]:
         """Build the best network from disk, in evaluation mode; returns it and how it was found."""
         content = read_tensors(self.best_path)
-        return build_model(content, self.best_path).eval(), content["measured"]
+        return build_model(content, self.best_path).eval(), _entry(content, "measured", dict, self.best_path)
 
     def read_last(self) -> ExpressionClassifier:
         """Build the network of the last epoch from disk, in evaluation mode; with averaged weights where there are."""
@@ -181,21 +233,45 @@ class Run:
 
     def _read_last(self) -> dict[str, Any]:
         content = read_tensors(self.last_path)
-        if content.get("format") == FORMAT:
-            check_version(content, self.last_path)
+        if content.get("format") != FORMAT:
+            raise CheckpointError(f"{self.last_path} is no checkpoint of this project; remove it or rename it")
+        check_version(content, self.last_path)
         if "random_state" not in content:
             raise CheckpointError(f"{self.last_path} holds a network but no training state; remove it or rename it")
-        before, now = content["variables"], self.variables
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        for name, kind in ENTRIES.items():
+            _entry(content, name, kind, self.last_path)
+        rows = content["history"]
+        if not all(isinstance(row, dict) for row in rows) or not _is_plain([content["variables"], rows]):
+            raise CheckpointError(
+                f"{self.last_path}: its variables or history are no plain values; remove it or rename it to start anew"
+            )
+        self._compare_variables(content["variables"])
+        return content
+
+    def _compare_variables(self, written: dict[str, Any]) -> None:
+        """Raise unless a file was written with these variables; one that it does not know had its default then."""
+        assumed = {key: value for key, value in self.defaults.items() if key not in written}
+        before, now = assumed | written, self.variables
+        surplus = sorted(before.keys() - now.keys() - MAY_CHANGE)
+        if surplus:
+            listing = ", ".join(f"{key} = {before[key]!r}" for key in surplus)
+            raise CheckpointError(
+                f"{self.last_path} was written by an older or newer version of this script, with the "
+                f"variable{'s' if len(surplus) > 1 else ''} {listing}, which this version does not have. Nothing was "
+                "touched. Start anew under another name_experiment, or check out the version that wrote the file"
+            )
         fixed = LENGTHS if now.get("schedule") == "one_cycle" else set()  # its rates depend on the length
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         changed = [key for key in changed if key not in MAY_CHANGE - fixed]
         if changed:
-            listing = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
+            older = {key: " (its default: the file is older than this variable)" for key in assumed}
+            listing = ", ".join(
+                f"{key} was {before.get(key)!r}{older.get(key, '')} and is {now.get(key)!r}" for key in changed
+            )
             raise CheckpointError(
                 f"{self.last_path} belongs to an experiment with other variables: {listing}. Nothing was touched. "
                 "Choose another name_experiment, or put the variables back to continue it"
             )
-        return content
 
     def _write_history(self) -> None:
         columns = list(dict.fromkeys(key for row in self.history for key in row))
@@ -203,12 +279,14 @@ class Run:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(self.history)
-        write_atomically(self.directory / "history.csv", lambda path: path.write_text(text.getvalue()))
+        write_atomically(
+            self.directory / "history.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8", newline="")
+        )
 
 
 def write_json(content: Any, path: Path) -> None:
     """Write plain values as indented JSON, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
 
 
 def _plain(value: Any) -> Any:
@@ -218,3 +296,73 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _defaults(variables: Any) -> dict[str, Any]:
+    """Return the default of every field of a dataclass that has one, as plain values."""
+    if not is_dataclass(variables):
+        return {}
+    known = {field.name: field.default for field in fields(variables) if field.default is not MISSING}
+    made = {field.name: field.default_factory() for field in fields(variables) if field.default_factory is not MISSING}
+    return _plain(known | made)
+
+
+def _entry(content: dict[str, Any], name: str, kind: type, path: Path) -> Any:
+    """Return an entry of a checkpoint that must be there and of a kind; `path` is for the message."""
+    value = content.get(name)
+    whole = type(value) is int and kind is float
+    if name not in content or not (isinstance(value, kind) or whole) or (kind is int and type(value) is not int):
+        found = f"{name} of type {type(value).__name__}" if name in content else f"no {name}"
+        raise CheckpointError(
+            f"{path} has {found}, expected {kind.__name__}: it is not whole, or another program wrote it; copy it "
+            "again, or remove it to start anew"
+        )
+    return value
+
+
+def _is_plain(value: Any, depth: int = 8) -> bool:
+    """Tell whether a value is made of lists, dicts with names, numbers, text and None, not too deep."""
+    if isinstance(value, dict):
+        return depth > 0 and all(isinstance(key, str) and _is_plain(item, depth - 1) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _resembles(value: Any, own: Any) -> bool:
+    """Tell whether a value of an optimizer or a schedule is of the kind that it has today; None stands for any."""
+    if value is None or own is None:
+        return True
+    if isinstance(own, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(own) and all(map(_resembles, value, own))
+    numbers = (int, float, Tensor)
+    if isinstance(own, numbers) and not isinstance(own, bool):
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return type(value) is type(own)
+
+
+def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state; raise ValueError where a step would fail on it."""
+    own = optimizer.state_dict()["param_groups"]
+    for given, group in zip(state["param_groups"], own, strict=True):  # versions of PyTorch add entries to groups
+        wrong = [key for key in group if not _resembles(given.get(key), group[key])]
+        if wrong or not {"params", "lr"} <= given.keys():
+            raise ValueError(f"the optimizer's {', '.join(wrong) or 'params or lr'} differ from this experiment's")
+    optimizer.load_state_dict(state)
+    kinds = set()
+    for parameter, values in optimizer.state.items():
+        kinds.add(tuple(sorted(values)))
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameter.shape:
+                raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+    if len(kinds) > 1:
+        raise ValueError("the optimizer knows more of some weights than of others")
+
+
+def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:
+    """Load a schedule's state; raise ValueError where it is of another kind. Names of other versions are left out."""
+    own = scheduler.state_dict()
+    wrong = [key for key in own if key in state and not _resembles(state[key], own[key])]
+    if wrong or "last_epoch" not in state:
+        raise ValueError(f"the schedule's {', '.join(wrong) or 'last_epoch'} is wrong or missing")
+    scheduler.load_state_dict({key: value for key, value in state.items() if key in own})

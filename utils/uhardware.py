@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.classifier import ExpressionClassifier
+from models.device import find_device
 
 COMPILE_AFTER = {"cpu": 1500, "cuda": 3000}
 """Steps from which compiling pays for itself ("auto"); benchmarks/ measures the gain of a step and the cost."""
@@ -189,18 +190,7 @@ def choose_hardware(
     for name, (value, known) in choices.items():
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda', 'cuda:1', ...") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but PyTorch finds no CUDA GPU here; set device to 'cpu' or 'auto'")
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device is {device!r}; this machine has {torch.cuda.device_count()} CUDA GPUs, from cuda:0 on"
-        )
+    place = find_device(device)
     rank, processes = 0, int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1:
         from accelerate import PartialState  # seconds of import that a single process does not need

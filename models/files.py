@@ -1,0 +1,272 @@
+"""Reads the tensors and plain values that a file holds, and says of other files what they are and what to do.
+
+No pickled code runs. This project's files hold tensors and plain values only and are read with `weights_only=True`. A
+published file may carry other pickled objects beside its tensors (MA-Net's has a recorder of its training curves): an
+unpickler that knows how to rebuild tensors reads it, with an inert placeholder wherever it names anything else.
+"""
+
+import pickle
+import types
+import warnings
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
+EXPECTED = (
+    "a checkpoint written by this project (best.pt, last.pt), a folder with "
+    f"{BASE_FILE} and {BRANCH_FILE.format(1)}, or a released MA-Net .pth file"
+)
+UNPACK = "unpack it and name what it holds"
+SIGNATURES = (  # (offset, bytes there, what such a file is and what to do)
+    (0, b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull` in its repository"),
+    (0, b"/annex/objects/", "a git-annex pointer, not the file itself: run `git annex get` in its repository"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes; only PyTorch's weights are read"),
+    (0, b"\x93NUMPY", "a NumPy array; only files of torch.save are read"),
+    (4, b"TFL3", "a TensorFlow Lite network; only PyTorch's weights are read"),
+    (0, b"GGUF", "a GGUF file; only files of torch.save are read"),
+    (0, b"\x1f\x8b", f"a gzip archive: {UNPACK}"),
+    (0, b"BZh", f"a bzip2 archive: {UNPACK}"),
+    (0, b"\xfd7zXZ\x00", f"an xz archive: {UNPACK}"),
+    (0, b"\x28\xb5\x2f\xfd", f"a zstd archive: {UNPACK}"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"a 7z archive: {UNPACK}"),
+    (0, b"Rar!\x1a\x07", f"a rar archive: {UNPACK}"),
+    (257, b"ustar", f"a tar archive: {UNPACK}"),
+    (0, b"\x89PNG", "a picture"),
+    (0, b"\xff\xd8\xff", "a picture"),
+    (0, b"%PDF", "a PDF document"),
+)
+TEXT = bytes(range(32, 127)) + bytes(range(128, 256)) + b"\t\r\n\f"
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch.save wrote first before version 1.6
+PROGRAMS = {  # a member of a zip: what wrote it
+    "constants.pkl": "TorchScript",
+    "archive_format": "torch.export",
+    "serialized_exported_program.json": "torch.export",
+}
+MAX_UNPACKED = 8 * 2**30  # bytes of a zip whose members are compressed; torch.save never compresses
+SHOWN = 60  # characters of a name from a file that a message shows
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not fit; the message names the file."""
+
+
+def read_tensors(path: Path) -> dict[Any, Any]:
+    """Read a checkpoint's tensors and plain values without running any code it carries.
+
+    Returns:
+        What the file holds, a dict; the elements of a list are under their numbers.
+
+    Raises:
+        FileNotFoundError: when there is no file at `path`.
+        CheckpointError: when the file is truncated, damaged, or no checkpoint; it says what it is instead.
+    """
+    content = _read(path)
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if isinstance(content, Placeholder):
+        raise CheckpointError(f"{path} holds {content.described}; expected {EXPECTED}")
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, no state dict; expected {EXPECTED}")
+    return content
+
+
+def read_head(path: Path, length: int = 4096) -> bytes:
+    """Return the first bytes of a file.
+
+    Raises:
+        FileNotFoundError: when there is nothing at `path`.
+        CheckpointError: for what is no regular file (reading a pipe would wait without end) or cannot be opened.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path.absolute()}; expected {EXPECTED}")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; expected {EXPECTED}")
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from error
+
+
+def recognize(head: bytes, path: Path) -> str | None:
+    """Say what a file is that torch.save did not write, and what to do; None where it may have written it."""
+    if not head:
+        return "(0 bytes) cannot be read: it is empty; copy or download it again"
+    if not head.strip(b"\0"):
+        return "begins with zeros only, as a download does that was not finished: copy or download it again"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for offset, signature, what in SIGNATURES:
+        if head[offset:].startswith(signature) or (offset == 0 and text.startswith(signature)):
+            return f"is {what}"
+    if not head.translate(None, TEXT):
+        if text[:1] == b"<":
+            return "is a web page (HTML or XML) that was saved in place of the file: download the file itself"
+        first = text.decode("utf-8", "replace").splitlines()[0][:SHOWN] if text else ""
+        return f"is a text file that begins {first!r}: download the file itself"
+    if path.suffix == ".pb" or path.suffix == ".index" or ".data-0000" in path.name:
+        return "is a part of a TensorFlow network; only PyTorch's weights are read"
+    if head[0] == 8 and head[1:2] < b"\x20" and head[2:3] in b"\x12\x1a\x22\x28\x32\x3a\x42" and len(head) > 2:
+        return "is an ONNX file, which holds a program: name the checkpoint that it was made from"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return (
+            "is a safetensors file: read it with safetensors.torch.load_file, write what you get with torch.save and "
+            "name that file"
+        )
+    if head[0] == 0x80 and head[1:2] <= b"\x05" and len(head) > 32 and LEGACY_MAGIC not in head[:32]:
+        return (
+            "begins like a pickle, but not as torch.save writes (pickle.dump and joblib write such files; damage may "
+            "look like it): open it where it was written and torch.save its state_dict()"
+        )
+    return None
+
+
+class Placeholder:
+    """Stands where a file names something that is no tensor; it takes any state and does nothing with it.
+
+    Attributes:
+        origin: what the file names, module and class.
+        is_network: whether its state is that of a `torch.nn.Module`.
+    """
+
+    origin = "unknown"
+    is_network = False
+    dump_patches = False  # torch.load asks modules of old files for it, and would write a file were it true
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        if arguments and isinstance(arguments[0], type) and issubclass(arguments[0], Placeholder):
+            self.origin = arguments[0].origin  # copyreg._reconstructor and the like take the class
+
+    @property
+    def described(self) -> str:
+        """What a message says it is, and what to do."""
+        kind = "network" if self.is_network else "object"
+        return f"a whole pickled {kind} (class {shown(self.origin)}): save its state_dict() where it was written"
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> "Placeholder":
+        """Stand for what a function of the file returns as well."""
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Take an element of a pickled list and forget it."""
+
+    def extend(self, items: Any) -> None:
+        """Take the elements of a pickled list and forget them."""
+
+    def add(self, item: Any) -> None:
+        """Take an element of a pickled set and forget it."""
+
+
+class TensorUnpickler(pickle._Unpickler):  # the one in Python: a wrong number in a file makes the other fill the memory
+    """Rebuilds tensors and nothing else: every other global a file names becomes a `Placeholder`.
+
+    Storages never come here: torch.load looks after them.
+    """
+
+    KNOWN = {  # noqa: RUF012 - a constant table
+        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "defaultdict"): lambda *arguments: {},
+        ("torch", "Size"): torch.Size,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    }
+    dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012 - a constant table
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look a global up in the table; nothing is imported."""
+        return self.KNOWN.get((module, name)) or type("Placeholder", (Placeholder,), {"origin": f"{module}.{name}"})
+
+    def load_build(self) -> None:
+        """Drop an object's state: what is known here has none, and a file must not set attributes of it."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Placeholder):
+            target.is_network = isinstance(state, dict) and "_modules" in state
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+TENSOR_PICKLE = types.SimpleNamespace(
+    __name__="tensor_pickle",
+    Unpickler=TensorUnpickler,
+    load=lambda file, **keywords: TensorUnpickler(file, **keywords).load(),
+)
+
+
+def _read(path: Path) -> Any:
+    head = read_head(path)
+    what = recognize(head, path)
+    if what is not None:
+        raise CheckpointError(f"{path} {what}; expected {EXPECTED}")
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch.load, to programmers
+            if head.startswith(b"PK"):
+                _check_zip(file, path)
+                file.seek(0)
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except Exception:  # anything, from a global that is no tensor to damage: the other reader will tell
+                file.seek(0)
+                return torch.load(file, map_location="cpu", weights_only=False, pickle_module=TENSOR_PICKLE)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
+        raise CheckpointError(_damaged(path, error)) from error
+
+
+def _check_zip(file: Any, path: Path) -> None:
+    """Raise unless a zip is one of torch.save and its members are as they were written, by their check sums."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members if not member.is_dir()]
+        endings = {name.rpartition("/")[2] for name in names}
+        program = next((PROGRAMS[ending] for ending in PROGRAMS if ending in endings), None)
+        if program:
+            raise CheckpointError(f"{path} is a program of {program}, which would have to be run; expected {EXPECTED}")
+        if "data.pkl" not in endings:
+            what = f"is a zip of {some(names) or 'nothing'}: {UNPACK}"
+            if names and all(name.endswith(".npy") for name in names):
+                what = f"is a NumPy archive of {some(names)}; only files of torch.save are read"
+            elif "model.weights.h5" in endings or "saved_model.pb" in endings:
+                what = "is a network of Keras or TensorFlow; only PyTorch's weights are read"
+            raise CheckpointError(f"{path} {what}; expected {EXPECTED}")
+        if len(set(names)) != len(names):
+            raise zipfile.BadZipFile("two members have the same name")
+        if sum(m.file_size for m in members) > MAX_UNPACKED and any(m.compress_type for m in members):
+            raise zipfile.BadZipFile(f"its compressed members would fill more than {MAX_UNPACKED / 2**30:.0f} GiB")
+        if not any(member.CRC for member in members):
+            return  # written after torch.serialization.set_crc32_options(False)
+        for member in members:
+            with archive.open(member) as content:
+                while content.read(2**20):  # raises at the end where the sum differs
+                    pass
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    size = path.stat().st_size
+    reason = shown(str(error).split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__, 200)
+    return (
+        f"{path} ({size:,} bytes) cannot be read: it is truncated, damaged or no checkpoint ({reason}). "
+        f"Copy it again or name another; expected {EXPECTED}"
+    )
+
+
+def shown(name: Any, length: int = SHOWN) -> str:
+    """Return a name from a file as a message shows it: on one line, printable, not too long."""
+    if not isinstance(name, str):
+        name = str(name) if isinstance(name, int) and abs(name) < 10**9 else f"a key of type {type(name).__name__}"
+    text = name if name.isprintable() else ascii(name)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def some(names: Any) -> str:
+    """Return the first three names, sorted, as a message shows them."""
+    ordered = sorted(names, key=str)
+    return ", ".join(map(shown, ordered[:3])) + (", ..." if len(ordered) > 3 else "")
