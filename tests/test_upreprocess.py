@@ -224,7 +224,7 @@ def test_names_folders_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert errors(folder) == [] and result.destination == folder
     names = ["0_0_0_0", "1_3_-250_731", "2_10_-2000_-2000", "3_8_0_1000", "4_7_17_-1000", "5_9_-2000_-2000"]
     names = [f"0/000000{name}.jpg" for name in names]
-    assert set(names) < set(files) and len(files) == 502 + 2
+    assert set(names) < set(files) and len(files) == 502 + 3
     assert [name for name in files if name[:2] == "1/"] == ["1/0000500_10_-2000_-2000.jpg", "1/0000501_8_0_1000.jpg"]
     image = cv2.imread(str(folder / names[0]))
     assert image.shape == (96, 96, 3)
@@ -403,7 +403,7 @@ def test_a_table_without_header_a_byte_order_mark_blank_lines_and_other_column_o
     folders = [contents(tmp_path / name / "Training_Labeled") for name in variants]
     for folder in folders:
         folder.pop(".preprocessed.json")
-        assert folder == folders[0] and len(folder) == 3
+        assert folder == folders[0] and len(folder) == 4
 
 
 def current_release(root: Path) -> Path:
@@ -428,7 +428,10 @@ def test_the_current_release(tmp_path: Path, images: str, annotations: str) -> N
     result = pre_process_affect_net(raw / images, raw / annotations, tmp_path / "out", 1, image_size=64)
     folder = tmp_path / "out" / "Training_Labeled"
     names = [f"{number // 500}/{number:07d}_7_-250_500.jpg" for number in (2, 9, 10, 1200)]
-    assert set(contents(folder)) == {*names, "errors.csv", ".preprocessed.json"} and result.counts["Contempt"] == 4
+    assert (
+        set(contents(folder)) == {*names, "errors.csv", "sources.csv", ".preprocessed.json"}
+        and result.counts["Contempt"] == 4
+    )
     for name, number in zip(names, (2, 9, 10, 1200), strict=True):
         expected = cv2.resize(textured(224, 224, number, detail=12), (64, 64), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(cv2.imread(str(folder / name)) - expected).mean() < 4, number
@@ -450,7 +453,7 @@ def test_bad_faces_of_the_current_release(tmp_path: Path) -> None:
         65_537: ({"jpg": b"text"}, "corrupt"),
     }
     np.save(tmp_path / "object.npy", np.array({"a": 1}), allow_pickle=True)
-    bad[13] = ({"exp": (tmp_path / "object.npy").read_bytes()}, "no single value")
+    bad[13] = ({"exp": (tmp_path / "object.npy").read_bytes()}, "a Python object (pickled), which is never opened")
     np.save(tmp_path / "label.npy", np.array("8.5"))
     bad[14] = ({"exp": (tmp_path / "label.npy").read_bytes()}, "not one of 0 to 10")
     for number, (changes, _) in bad.items():

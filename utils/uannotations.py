@@ -4,16 +4,20 @@ AffectNet (Mollahosseini, Hasani, Mahoor, IEEE TAC 2019) was released twice. The
 table per set; the current one has cropped faces and a few small files per face. `find_affect_net` recognises either.
 """
 
-import csv
 import hashlib
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from utils.ufolder import IMAGE_SUFFIXES, folders_in, list_files, one_named
+from utils.utable import BadRow, Table, printable
 
 EXPRESSIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt",
                "None", "Uncertain", "No-Face")  # fmt: skip
@@ -25,6 +29,7 @@ FIRST_LAYOUT = (
     "validation.csv, automatically_annotated.csv"
 )
 CURRENT_LAYOUT = "current release: {train,val}_set/images/N.jpg and {train,val}_set/annotations/N_{exp,val,aro,lnd}.npy"
+MOST_BYTES = 100_000  # of a file that holds a single value; a damaged header may claim any size
 WHERE = "AffectNet is requested at AffectNet's web page, http://mohammadmahoor.com/databases/affectnet/"
 
 
@@ -42,10 +47,6 @@ SPLITS = (
     Split("Training_Labeled", ("training.csv", "manually_training.csv"), "manually_annotated", "train_set"),
     Split("Validation", ("validation.csv", "manually_validation.csv"), "manually_annotated", "val_set"),
 )
-
-
-class BadRow(Exception):
-    """A row that cannot be used; the message is the reason given in `errors.csv`."""
 
 
 class Box(NamedTuple):
@@ -67,92 +68,6 @@ class FaceRow(NamedTuple):
     arousal: int
 
 
-class Table:
-    """A CSV file, read line by line so that neither its size nor a stray quotation mark does harm.
-
-    The names of columns are found without regard to case. Blank lines do not count as rows.
-
-    Args:
-        path: the file.
-        columns: the columns needed.
-        default_columns: all columns in order, for a file that begins with a row instead of a header.
-
-    Raises:
-        ValueError: when the header lacks a column.
-    """
-
-    def __init__(self, path: Path, columns: tuple[str, ...], default_columns: tuple[str, ...] = ()) -> None:
-        self.path = path
-        digest, lines, first = hashlib.sha256(), 0, b""
-        with path.open("rb") as file:
-            for line in file:
-                digest.update(line)
-                if line.strip():
-                    first = first or line
-                    lines += 1
-        self.sha256 = digest.hexdigest()
-        header = [name.strip().lower() for name in _cells_or_none(first)]
-        missing = [name for name in columns if name.lower() not in header]
-        self.has_header = not (len(header) == len(default_columns) and any(_is_number(name) for name in header))
-        if not self.has_header:
-            header = [name.lower() for name in default_columns]
-        elif missing:
-            raise ValueError(
-                f"{path} has no column {', '.join(missing)}; expected a header with {', '.join(columns)}, "
-                f"found {first[:200].decode('utf-8', 'replace').strip() or 'an empty file'!r}"
-            )
-        self.num_columns = len(header)
-        self.positions = {name: header.index(name.lower()) for name in columns}
-        self.num_rows = lines - self.has_header
-
-    def __len__(self) -> int:
-        return self.num_rows
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the lines of the rows, without the header."""
-        with self.path.open("rb") as file:
-            lines = (line for line in file if line.strip())
-            if self.has_header:
-                next(lines)
-            yield from lines
-
-    def parse(self, line: bytes) -> dict[str, str]:
-        """Return a row's cells by column; raises BadRow when their number is not the header's."""
-        cells = _cells(line)
-        while len(cells) > self.num_columns and not cells[-1].strip():
-            cells.pop()
-        if len(cells) != self.num_columns:
-            raise BadRow(f"the row has {len(cells)} columns instead of {self.num_columns}")
-        return {name: cells[position].strip() for name, position in self.positions.items()}
-
-    def first_cell(self, line: bytes) -> str:
-        """Return a row's first cell, however malformed the row is, to name it in `errors.csv`."""
-        return next(iter(_cells_or_none(line)), "").strip()
-
-
-def _cells_or_none(line: bytes) -> list[str]:
-    try:
-        return _cells(line)
-    except BadRow:
-        return []
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _cells(line: bytes) -> list[str]:
-    # surrogateescape: a name that is not UTF-8 still leads to the file of that name
-    text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip("\r\n")
-    try:
-        return next(csv.reader([text]), [])
-    except csv.Error as error:
-        raise BadRow(f"the row is no CSV: {error}") from None
-
-
 class FirstRelease:
     """A set of AffectNet's first release: photographs, and a table with a box and labels for each face.
 
@@ -164,18 +79,22 @@ class FirstRelease:
         self.folders = folders
         self.name = table.path.name
         self.sha256 = table.sha256
+        self.others: dict[Path, tuple[Path, dict[str, list[str]]]] = {}  # folders searched in any case: by stem
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+    def __iter__(self) -> Iterator[tuple[int, str]]:
         return zip(count(), self.table, strict=False)
 
-    def file_name(self, line: bytes) -> str:
-        """Return the picture's name as it is annotated."""
-        return self.table.first_cell(line)
+    def file_name(self, line: str) -> str:
+        """Return the picture's name as it is annotated; the first cell of a malformed row."""
+        try:
+            return self.table.parse(line)["subDirectory_filePath"]
+        except BadRow:
+            return self.table.first_cell(line)
 
-    def parse(self, line: bytes) -> FaceRow:
+    def parse(self, line: str) -> FaceRow:
         """Return the face of a row; raises BadRow."""
         row = self.table.parse(line)
         if not row["subDirectory_filePath"]:
@@ -185,24 +104,45 @@ class FirstRelease:
         return FaceRow(row["subDirectory_filePath"], box, *labels)
 
     def find(self, name: str) -> Path:
-        """Return the photograph, in its sub-directory or without it; raises BadRow."""
-        candidates = (path for folder in self.folders for path in (folder / name, folder / Path(name).name))
+        """Return the photograph, in its sub-directory or without it; raises BadRow.
+
+        Backslashes, a disk's name, letters in another case and another suffix than the table's are seen through.
+        """
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        endings = list(dict.fromkeys("/".join(parts[-length:]) for length in (len(parts), 2, 1) if parts))
+        candidates = [folder / ending for folder in self.folders for ending in endings]
         try:
             path = next((path for path in candidates if path.is_file()), None)
+            path = path or next(filter(None, map(self._written_otherwise, candidates)), None)
         except OSError as error:
             raise BadRow(f"the picture cannot be reached: {error.strerror}") from None
         if path is None:
             raise BadRow("the picture is missing")
         return path
 
+    def _written_otherwise(self, path: Path) -> Path | None:
+        """Return the only picture whose path differs in the case of letters or in its suffix, None without any."""
+        if path.parent not in self.others:  # several threads may list the same folder; each finds the same
+            folder = path.parent if path.parent.is_dir() else one_named(path.parent.parent, path.parent.name)
+            by_stem: dict[str, list[str]] = defaultdict(list)
+            for file in list_files(folder, IMAGE_SUFFIXES, depth=0).files if folder.is_dir() else ():
+                by_stem[file.stem.lower()].append(file.name)
+            self.others[path.parent] = folder, dict(by_stem)
+        folder, names_by_stem = self.others[path.parent]
+        names = names_by_stem.get(path.stem.lower(), [])
+        same = [name for name in names if name.lower() == path.name.lower()]
+        names = same or (names if path.suffix.lower() in IMAGE_SUFFIXES else [])
+        return folder / names[0] if len(names) == 1 else None
+
     def look_first_where_the_first_photograph_is(self) -> None:
         """Put the folder that holds the first photograph found before the others; FileNotFoundError without any."""
         reason = ""
         for number, line in self:
             try:
-                path = self.find(self.parse(line).file)
+                file = ""
+                path = self.find(file := self.parse(line).file)
             except BadRow as error:
-                reason = reason or f" (row {number}: {error})"
+                reason = reason or f" (row {number}: {error}{self._nearest(file)})"
             else:
                 self.folders = sorted(self.folders, key=lambda folder, path=path: not path.is_relative_to(folder))
                 return
@@ -211,25 +151,65 @@ class FirstRelease:
             f"{', '.join(str(folder) for folder in self.folders)}. Expected the {FIRST_LAYOUT}. {WHERE}"
         )
 
+    def _nearest(self, file: str) -> str:
+        """Name a path looked for, and what is there of it."""
+        if not file:
+            return ""
+        path = self.folders[0] / file.replace("\\", "/")
+        existing = next((parent for parent in path.parents if parent.is_dir()), None)
+        if existing is None:
+            return f"; looked for {printable(str(path), 300)}"
+        found = next((entry.name for entry in sorted(existing.iterdir())), None)
+        inside = f"holds {printable(found)}, for instance" if found else "is empty"
+        return f"; looked for {printable(str(path), 300)}, of which {existing} is there and {inside}"
+
 
 class CurrentRelease:
     """A set of AffectNet's current release: cropped faces `N.jpg` and `N_{exp,val,aro}.npy` for each.
 
     Iterating yields N and what `file_name` and `parse` take, in numerical order, for every N with a picture or a label.
+    Pictures may have another suffix, and names may have zeros before N.
     """
 
     def __init__(self, images: Path, annotations: Path) -> None:
         self.images = images
         self.annotations = annotations
         self.name = f"{annotations.absolute().parent.name}/{annotations.name}"
-        pictures = (re.fullmatch(r"(\d+)\.jpg", path.name) for path in images.iterdir())
-        labels = (re.fullmatch(r"(\d+)_(?:exp|val|aro)\.npy", path.name) for path in annotations.iterdir())
-        self.numbers = sorted({int(match[1]) for matches in (pictures, labels) for match in matches if match})
+        self.others: dict[str, list[str]] = defaultdict(list)  # names as released -> other names, where there are any
+        pictures = list_files(images, IMAGE_SUFFIXES, depth=0)
+        labels = list_files(annotations, {".npy"}, depth=0)
+        numbered = self._numbers(pictures.files, r"(\d{1,9})()", ".jpg")
+        numbers = numbered | self._numbers(labels.files, r"(\d{1,9})(_(?:exp|val|aro))", ".npy")
+        self.numbers = sorted(numbers)
         self.sha256 = hashlib.sha256(",".join(map(str, self.numbers)).encode()).hexdigest()
         if not self.numbers:
             raise FileNotFoundError(
                 f"{images} holds no N.jpg and {annotations} no N_exp.npy. Expected the {CURRENT_LAYOUT}. {WHERE}"
             )
+        if not numbered:
+            raise FileNotFoundError(
+                f"{annotations} has labels of {len(self.numbers):,} faces, but {images} holds no picture of any "
+                f"({pictures or 'nothing'} is there). Expected the {CURRENT_LAYOUT}. {WHERE}"
+            )
+        for folder, listing in ((images, pictures), (annotations, labels)):
+            if listing.left_out:
+                print(f"{folder}: left out {listing}")
+
+    def _numbers(self, files: list[Path], pattern: str, suffix: str) -> set[int]:
+        """Return the numbers of files, and note those that are named otherwise than in the release."""
+        numbers, unnumbered = set(), 0
+        for path in files:
+            match = re.fullmatch(pattern, path.stem, re.ASCII)
+            if match is None:
+                unnumbered += not re.fullmatch(r"\d+_lnd", path.stem)
+                continue
+            numbers.add(int(match[1]))
+            released = f"{int(match[1])}{match[2]}{suffix}"
+            if path.name != released:
+                self.others[released].append(path.name)
+        if unnumbered:
+            print(f"{files[0].parent}: left out {unnumbered:,} {suffix} files whose names are no numbers")
+        return numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -239,38 +219,55 @@ class CurrentRelease:
 
     def file_name(self, number: int) -> str:
         """Return the picture's name."""
-        return f"{number}.jpg"
+        released = f"{number}.jpg"
+        return self.others[released][0] if released in self.others else released
 
     def parse(self, number: int) -> FaceRow:
         """Return face N; raises BadRow."""
         labels = _labels(*(self._read(f"{number}_{label}.npy") for label in ("exp", "val", "aro")))
-        return FaceRow(self.file_name(number), None, *labels)
+        return FaceRow(f"{number}.jpg", None, *labels)
 
     def find(self, name: str) -> Path:
         """Return the picture; raises BadRow."""
-        if not (self.images / name).is_file():
-            raise BadRow("the picture is missing")
-        return self.images / name
+        return self._only(self.images, name, "the picture")
+
+    def _only(self, folder: Path, name: str, what: str) -> Path:
+        """Return the only file that is this one as it is released, or named otherwise; raises BadRow."""
+        names = [name] if (folder / name).is_file() else []
+        names += self.others.get(name, [])
+        if not names:
+            raise BadRow(f"{what} is missing")
+        if len(names) > 1:
+            raise BadRow(f"{what} is there more than once: {', '.join(names)}")
+        return folder / names[0]
 
     def _read(self, name: str) -> Any:
         """Return the number or text in a file of a single value; raises BadRow."""
+        path = self._only(self.annotations, name, name)
         try:
-            return np.load(self.annotations / name, allow_pickle=False).item()
-        except FileNotFoundError:
-            raise BadRow(f"{name} is missing") from None
+            size = path.stat().st_size
+            data = path.read_bytes() if size <= MOST_BYTES else b""
+        except OSError as error:
+            raise BadRow(f"{name} cannot be read: {error.strerror}") from None
+        if not data:
+            raise BadRow(f"{name} holds no single value ({size:,} bytes)")
+        if re.match(rb"\x80[\x02-\x05]", data) or re.search(rb"'descr': *'\|O", data[:200]):
+            raise BadRow(f"{name} holds a Python object (pickled), which is never opened; re-save it as a plain number")
+        try:
+            return np.load(BytesIO(data), allow_pickle=False).item()
         except (
             Exception
-        ):  # for a damaged header NumPy raises nearly anything: TokenError, SyntaxError, SystemError, ...
+        ):  # for a damaged header NumPy raises nearly anything: TokenError, SyntaxError, MemoryError, ...
             raise BadRow(f"{name} holds no single value") from None
 
 
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (ValueError, TypeError):
-        raise BadRow(f"{name} is {value!r}, not a number") from None
+    except (ValueError, TypeError, OverflowError):
+        raise BadRow(f"{name} is {printable(repr(value))}, not a number") from None
     if not math.isfinite(number):
-        raise BadRow(f"{name} is {value!r}, not a finite number")
+        raise BadRow(f"{name} is {printable(repr(value))}, not a finite number")
     return number
 
 
@@ -278,12 +275,13 @@ def _labels(expression: Any, valence: Any, arousal: Any) -> tuple[int, int, int]
     """Return the expression and valence and arousal in thousandths; raises BadRow."""
     label = _number("expression", expression)
     if not (label.is_integer() and 0 <= label < len(EXPRESSIONS)):
-        raise BadRow(f"expression is {expression}, not one of 0 to {len(EXPRESSIONS) - 1}")
+        raise BadRow(f"expression is {label:g}, not one of 0 to {len(EXPRESSIONS) - 1}")
     affect = []
     for name, value in (("valence", valence), ("arousal", arousal)):
-        thousandths = round(_number(name, value) * 1000)
+        number = _number(name, value)
+        thousandths = round(max(-9.0, min(9.0, number)) * 1000)  # beyond any that is meant, within those that multiply
         if abs(thousandths) > 1000 and thousandths != -2000:
-            raise BadRow(f"{name} is {value}, neither within -1 and 1 nor -2 (AffectNet's sign for none)")
+            raise BadRow(f"{name} is {number:g}, neither within -1 and 1 nor -2 (AffectNet's sign for none)")
         affect.append(thousandths)
     return int(label), affect[0], affect[1]
 
@@ -324,9 +322,9 @@ def _find_table(annotations: Path, split: Split) -> Path | None:
         return annotations
     if not annotations.is_dir():
         return None
-    lists = sorted(path for path in annotations.iterdir() if path.is_dir() and "file_list" in path.name.lower())
+    lists = [path for path in folders_in(annotations) if "file_list" in path.name.lower()]
     for folder in (annotations, *lists):
-        by_name = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+        by_name = {path.name.lower(): path for path in list_files(folder, {".csv"}, depth=0).files}
         for name in split.tables:
             if name in by_name:
                 return by_name[name]
@@ -339,7 +337,7 @@ def _photograph_folders(images: Path, split: Split) -> list[Path]:
     def inside(folder: Path) -> list[Path]:
         if not folder.is_dir():
             return []
-        return sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower().startswith(split.photographs))
+        return [path for path in folders_in(folder) if path.name.lower().startswith(split.photographs)]
 
     outer = inside(images)
     return [nested for folder in outer for nested in inside(folder)] + outer + [images]
@@ -347,11 +345,11 @@ def _photograph_folders(images: Path, split: Split) -> list[Path]:
 
 def _set_folders(root: Path, name: str, kind: str) -> list[Path]:
     """Return where a set's pictures or labels may lie: in the release, in the set's folder, or in `root` itself."""
-    folders = [root / name / kind]
+    folders = [one_named(one_named(root, name), kind)]
     absolute = root.absolute()
     other = {"train_set", "val_set"} - {name}
     if absolute.name not in other:
-        folders.append(root / kind)
+        folders.append(one_named(root, kind))
     if absolute.name == kind and absolute.parent.name not in other:
         folders.append(root)
     return folders

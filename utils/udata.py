@@ -4,10 +4,9 @@
 asked for. `pre_process_affect_net` and `pre_process_fer_plus` write the layouts that are read here.
 """
 
-import csv
-import os
 import re
 import runpy
+from collections import Counter
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -20,44 +19,37 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.classifier import EMOTIONS
-from utils.upreprocess import pre_process_affect_net, pre_process_fer_plus
+from utils.uannotations import EXPRESSIONS
+from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
+from utils.ufolder import IMAGE_SUFFIXES, one_named
+from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
+from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
+from utils.upreprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
+from utils.urafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
+from utils.utable import DatasetError, printable
 
 __all__ = [
     "EMOTIONS",
+    "FERPLUS_VOTES_TO_EMOTIONS",
+    "IMAGE_SUFFIXES",
     "RAFDB",
+    "RAFDB_TO_EMOTIONS",
     "AffectNet",
     "DatasetError",
     "FERPlus",
     "FaceDataset",
     "at_most",
     "at_most_per_label",
+    "labels_from_votes",
     "pre_process_affect_net",
     "pre_process_fer_plus",
     "read_image",
+    "read_votes",
     "stratified_holdout",
 ]
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-AFFECTNET_NAME = re.compile(r"^(\d+)[_s](\d+)[_s](-?\d+)[_s](-?\d+)$")
-FERPLUS_VOTES_TO_EMOTIONS = [0, 1, 3, 2, 6, 5, 4, 7]  # column of label.csv -> our class
-RAFDB_TO_EMOTIONS = {
-    1: 3,
-    2: 4,
-    3: 5,
-    4: 1,
-    5: 2,
-    6: 6,
-    7: 0,
-}  # Surprise, Fear, Disgust, Happiness, Sadness, Anger, ...
-WHERE = {
-    "AffectNet": "AffectNet is requested at http://mohammadmahoor.com/databases/affectnet/",
-    "FER+": "the images are FER2013 (Kaggle), the votes FER+ (github.com/microsoft/FERPlus); see pre_process_fer_plus",
-    "RAF-DB": "RAF-DB is requested at http://www.whdeng.cn/raf/model1.html",
-}
-
-
-class DatasetError(ValueError):
-    """A data set that is missing, laid out otherwise, or labelled otherwise; the message names path and remedy."""
+AFFECTNET_NAME = re.compile(r"(\d{1,9})[_s](\d{1,2})[_s](-?\d{1,4})[_s](-?\d{1,4})", re.ASCII)
+FERPLUS_VOTES_TO_EMOTIONS = VOTES_TO_EMOTIONS
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -82,13 +74,25 @@ class FaceDataset(Dataset):
         paths: the picture files.
         labels: one class index per face, (N,) int64; for soft label rules one row per face, (N, K) float32.
         class_names: the names of the classes, in our order.
+        files: all pictures of the split, those without a label too.
+        left_out: how many files, folders and rows were left out, by reason.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], labels: Any, num_classes: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        labels: Any,
+        num_classes: int,
+        files: Sequence[Path] | None = None,
+        left_out: Counter[str] | None = None,
+    ) -> None:
         self.name = name
         self.paths = list(paths)
         self.labels = np.asarray(labels)
         self.class_names = EMOTIONS[:num_classes]
+        self.files = self.paths if files is None else list(files)
+        self.left_out = +(left_out or Counter())
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -118,7 +122,7 @@ def at_most_per_label(labels: np.ndarray, maximum: int, seed: int) -> np.ndarray
     """Draw at most `maximum` faces of every class without replacement; returns sorted indices."""
     order = np.random.default_rng(seed).permutation(len(labels))
     chosen = [order[labels[order] == label][:maximum] for label in np.unique(labels)]
-    return np.sort(np.concatenate(chosen))
+    return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
 
 
 def at_most(dataset: FaceDataset, maximum: int | None, seed: int) -> FaceDataset:
@@ -130,13 +134,24 @@ def at_most(dataset: FaceDataset, maximum: int | None, seed: int) -> FaceDataset
 
 
 def stratified_holdout(labels: np.ndarray, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Set a share of every class apart for selection (at least one face of each); returns kept and held-out indices."""
+    """Set a share of every class apart for selection, at least one face of each; returns kept and held-out indices.
+
+    Training keeps at least one face of every class: a class of a single face is not held out, and this is printed.
+
+    Raises:
+        DatasetError: when no class has two faces.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
-    held = []
+    held, single = [], []
     for label in np.unique(labels):
         members = order[labels[order] == label]
-        held.append(members[: max(1, round(fraction * len(members)))])
-    held_out = np.sort(np.concatenate(held))
+        held.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+        single += [EMOTIONS[label]] if len(members) == 1 else []
+    held_out = np.sort(np.concatenate([np.empty(0, np.int64), *held]))
+    if not len(held_out):
+        raise DatasetError(f"none of {len(labels):,} faces can be held out for selection: no class has two of them")
+    if single:
+        print(f"no face of {', '.join(single)} is held out for selection: there is one, which stays in training")
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
@@ -145,7 +160,9 @@ class AffectNet(FaceDataset):
 
     Args:
         root: folder with Training_Labeled/, Training_Unlabeled/, Validation/, each with folders 0..n of pictures named
-            `[id]_[emotion]_[valence*1000]_[arousal*1000].jpg` (the older separator `s` is read too).
+            `[id]_[emotion]_[valence*1000]_[arousal*1000].jpg` (the older separator `s` is read too). Or a folder with
+            `labels.csv` (columns pth and label, a class by name) and the pictures, as AffectNet circulates on Kaggle;
+            valence and arousal are unknown then.
         split: "train", "unlabeled" (automatically annotated) or "validation".
         num_classes: 8, or 7 without Contempt. None, Uncertain and No-Face (8, 9, 10) are always left out.
         max_images_per_label: draw at most this many faces of every class.
@@ -172,27 +189,46 @@ class AffectNet(FaceDataset):
             "Training_Labeled/, Training_Unlabeled/ and Validation/, each with folders 0..n of pictures named "
             "[id]_[emotion]_[valence*1000]_[arousal*1000].jpg; pre_process_affect_net writes it from the released data"
         )
-        folder = Path(root) / self.FOLDERS[split]
-        paths = _list_images(folder, "*", "AffectNet", layout)
-        matches = [AFFECTNET_NAME.match(path.stem) for path in paths]
-        unnamed = [path for path, match in zip(paths, matches, strict=True) if match is None]
+        name = f"AffectNet-{num_classes} {split}"
+        root = find_root(Path(root), (*self.FOLDERS.values(), *PLACES["train"], *PLACES["validation"]))
+        folder, label_file = one_named(root, self.FOLDERS[split]), find_labels(root, split)
+        if not folder.is_dir() and label_file is None and why_missing(root, split):
+            raise DatasetError(why_missing(root, split))
+        if label_file is None or folder.is_dir():
+            listing = list_pictures(folder, "AffectNet", layout, depth=1, known=OWN_FILES)
+            files, left_out = listing.files, Counter(listing.left_out)
+            labels, affect = self._read_names(files, folder, layout)
+        else:
+            files, labels, left_out = read_labels(label_file)
+            labels, affect = np.array(labels, dtype=np.int64), np.full((len(files), 2), -2, dtype=np.float32)
+        keep = np.flatnonzero(labels < num_classes)
+        dropped = Counter(f"of the class {EXPRESSIONS[label]}" for label in labels[labels >= num_classes].tolist())
+        if not len(keep):
+            classes = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+            raise DatasetError(
+                f"{name} has no face: {len(files):,} of {len(files):,} pictures in {label_file or folder} "
+                f"are none of the emotions 0 to {num_classes - 1} ({classes})"
+            )
+        tell(name, len(keep), root, left_out + dropped)
+        if max_images_per_label is not None:
+            keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
+        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, files, left_out)
+        # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
+        self.affect = affect[keep]
+
+    def _read_names(self, files: list[Path], folder: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return emotion (N,) and valence and arousal (N, 2) that stand in the pictures' names."""
+        matches = [AFFECTNET_NAME.fullmatch(path.stem) for path in files]
+        unnamed = [path for path, match in zip(files, matches, strict=True) if match is None]
         if unnamed:
             raise DatasetError(
-                f"{len(unnamed)} of {len(paths)} pictures in {folder} carry no label in their name "
-                f"(first: {unnamed[0].name}); expected {layout}"
+                f"{len(unnamed)} of {len(files)} pictures in {folder} carry no label in their name "
+                f"(first: {printable(unnamed[0].name)}); expected {layout}"
             )
         labels = np.array([int(match[2]) for match in matches], dtype=np.int64)
         if labels.max() > 10:
-            raise DatasetError(f"{paths[int(labels.argmax())]} has the emotion {labels.max()}; AffectNet's are 0 to 10")
-        keep = np.flatnonzero(labels < num_classes)
-        if not len(keep):
-            raise DatasetError(f"{folder} holds {len(paths)} pictures, none of the emotions 0 to {num_classes - 1}")
-        if max_images_per_label is not None:
-            keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
-        name = f"AffectNet-{num_classes} {split}"
-        super().__init__(name, [paths[index] for index in keep], labels[keep], num_classes)
-        # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
-        self.affect = np.array([(int(matches[i][3]), int(matches[i][4])) for i in keep], dtype=np.float32) / 1000
+            raise DatasetError(f"{files[int(labels.argmax())]} has the emotion {labels.max()}; AffectNet's are 0 to 10")
+        return labels, np.array([(int(match[3]), int(match[4])) for match in matches], dtype=np.float32) / 1000
 
     def subset(self, indices: Sequence[int], name: str | None = None) -> "AffectNet":
         """Return the same data set with only these faces, in this order."""
@@ -203,6 +239,8 @@ class AffectNet(FaceDataset):
     def with_affect(self) -> "AffectNet":
         """Return the faces whose valence and arousal are known, with those, (N, 2) float32, in place of the class."""
         known = np.flatnonzero((np.abs(self.affect) <= 1).all(axis=1))
+        if not len(known):
+            raise DatasetError(f"{self.name}: valence and arousal of none of {len(self):,} faces are known")
         part = self.subset(known, f"{self.name}, valence and arousal")
         part.labels = part.affect
         return part
@@ -219,12 +257,14 @@ class FERPlus(FaceDataset):
 
     Args:
         root: folder with `Images/FER2013{Train,Valid,Test}/*.png` and `Labels/FER2013{Train,Valid,Test}/label.csv`
-            (name, box, ten vote counts).
+            (name, box, ten vote counts), or `FER2013{Train,Valid,Test}/` with the pictures and their label.csv. The
+            folder above or below is taken too.
         split: "train", "valid" or "test".
         label_rule: how votes become training labels; validation and test are always "majority".
 
     Raises:
-        DatasetError: when folders or pictures are missing, or a row has no ten vote counts.
+        DatasetError: when folders or pictures are missing, a row has no ten vote counts, a picture has two rows, or no
+            face is left under the rule.
     """
 
     RULES = ("majority", "probability", "crossentropy", "multi_target")
@@ -234,66 +274,37 @@ class FERPlus(FaceDataset):
         if label_rule not in self.RULES:
             raise ValueError(f"label_rule is {label_rule!r}; expected one of {', '.join(self.RULES)}")
         self.label_rule = label_rule if split == "train" else "majority"
-        folder = f"FER2013{split.capitalize()}"
-        images, label_file = Path(root) / "Images" / folder, Path(root) / "Labels" / folder / "label.csv"
-        layout = "Images/FER2013{Train,Valid,Test}/*.png with Labels/FER2013{Train,Valid,Test}/label.csv"
-        paths = {path.name: path for path in _list_images(images, "", "FER+", layout)}
+        name, folder = f"FER+ {split} ({self.label_rule} rule)", f"FER2013{split.capitalize()}"
+        layout = (
+            "Images/FER2013{Train,Valid,Test}/*.png with Labels/FER2013{Train,Valid,Test}/label.csv, or "
+            "FER2013{Train,Valid,Test}/ with pictures and label.csv"
+        )
+        folders = [f"FER2013{part}" for part in ("Train", "Valid", "Test")]
+        root = find_root(Path(root), [*(f"Images/{part}" for part in folders), *folders])
+        images, label_file = below(root, f"Images/{folder}"), below(root, f"Labels/{folder}/label.csv")
+        if not images.is_dir() and one_named(root, folder).is_dir():
+            images = one_named(root, folder)
+        if not label_file.is_file() and one_named(images, "label.csv").is_file():
+            label_file = one_named(images, "label.csv")
+        listing = list_pictures(images, "FER+", layout, known=[label_file.name])
         if not label_file.is_file():
-            raise DatasetError(_missing(label_file, "FER+", layout))
-        names, votes = read_votes(label_file)
-        absent = [name for name in names if name not in paths]
-        if absent:
-            raise DatasetError(
-                f"{len(absent)} of the {len(names)} pictures listed in {label_file} are not in {images} "
-                f"(first: {absent[0]}); expected {layout}"
-            )
+            raise DatasetError(missing(label_file, "FER+", layout))
+        names, votes, unnamed = read_votes(label_file)
+        paths = find_listed(names, listing.files, label_file, layout)
         keep, labels = labels_from_votes(votes, self.label_rule)
-        super().__init__(f"FER+ {split} ({self.label_rule} rule)", [paths[names[i]] for i in keep], labels, 8)
+        why = "tie or are unknown" if self.label_rule == "majority" else "are unknown or none of the emotions"
+        if not len(keep):
+            raise DatasetError(f"{name} has no face: {len(names):,} of {len(names):,} rows {why}, in {label_file}")
+        listing.left_out["rows without a picture's name"] = unnamed
+        listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
+        super().__init__(name, [paths[i] for i in keep], labels, 8, listing.files, listing.left_out)
+        tell(name, len(keep), root, self.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
 
     def targets(self, indices: np.ndarray) -> Tensor:
         """Return the labels of several faces; under "probability" they are drawn anew, from PyTorch's random state."""
         if self.label_rule == "probability":
             return torch.multinomial(torch.from_numpy(self.labels[indices]), 1).squeeze(1)
         return super().targets(indices)
-
-
-def read_votes(label_file: Path) -> tuple[list[str], np.ndarray]:
-    """Read picture names and votes (N, 10) of a FER+ label file; rows without a picture name are left out."""
-    names, votes = [], []
-    with label_file.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            counts = [cell.strip() for cell in row[2:]]
-            if len(counts) != 10 or not all(cell.isdigit() for cell in counts):
-                raise DatasetError(
-                    f"{label_file}, line {number}: expected name, box and ten vote counts, found {','.join(row)!r}"
-                )
-            if row[0]:
-                names.append(row[0])
-                votes.append([int(cell) for cell in counts])
-    if not names:
-        raise DatasetError(f"{label_file} is empty; expected a row per picture: name, box and ten vote counts")
-    return names, np.array(votes, dtype=np.int64)
-
-
-def labels_from_votes(votes: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
-    """Turn FER+ votes (N, 10) into the indices of the faces kept and their labels in our order, see `FERPlus`.
-
-    Labels are (M,) int64 under "majority", else (M, 8) float32.
-    """
-    votes = np.where(votes > 1, votes, 0)
-    total = votes.sum(axis=1)
-    emotions = np.empty((len(votes), 8), dtype=np.float32)  # in our order
-    emotions[:, FERPLUS_VOTES_TO_EMOTIONS] = votes[:, :8]
-    if rule == "majority":
-        keep = np.flatnonzero((2 * votes.max(axis=1) > total) & (votes.argmax(axis=1) < 8))
-        return keep, emotions[keep].argmax(axis=1)
-    labelled = 2 * emotions.sum(axis=1) > total
-    if rule == "multi_target":
-        marked = 10 * emotions >= 3 * total[:, None]
-        keep = np.flatnonzero(labelled & marked.any(axis=1))
-        return keep, marked[keep].astype(np.float32)
-    keep = np.flatnonzero(labelled)
-    return keep, emotions[keep] / emotions[keep].sum(axis=1, keepdims=True)
 
 
 class RAFDB(FaceDataset):
@@ -308,81 +319,28 @@ class RAFDB(FaceDataset):
         DatasetError: when the layout is another, in particular class folders of other names.
     """
 
-    LAYOUT = (
-        "train/ and test/ with class folders 0..6 (Neutral, Happiness, Sadness, Surprise, Fear, Disgust, Anger) or "
-        "1..7 (the official order), or EmoLabel/list_patition_label.txt with Image/aligned/*_aligned.jpg"
-    )
-
     def __init__(self, root: str | Path, split: str = "train") -> None:
         _check_split(split, ("train", "test"))
-        root = Path(root)
-        official = root / "basic" if (root / "basic").is_dir() else root
-        if (official / "EmoLabel" / "list_patition_label.txt").is_file():
-            paths, labels = self._read_official(official, split)
+        marks = ("EmoLabel/list_patition_label.txt", "basic/EmoLabel/list_patition_label.txt", "train", "test")
+        root = find_root(Path(root), marks)
+        official = one_named(root, "basic") if one_named(root, "basic").is_dir() else root
+        list_file = below(official, "EmoLabel/list_patition_label.txt")
+        left_out: Counter[str] = Counter()
+        if list_file.is_file():
+            paths, labels = read_list(list_file, below(official, "Image/aligned"), split, left_out)
             found = "the official list, labels 1..7"
         else:
-            paths, labels, found = self._read_folders(root, split)
-        print(f"RAF-DB {split}: {len(paths):,} faces in {root} ({found})")
-        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7)
-
-    def _read_official(self, root: Path, split: str) -> tuple[list[Path], list[int]]:
-        list_file = root / "EmoLabel" / "list_patition_label.txt"
-        on_disk = {path.name: path for path in _list_images(root / "Image" / "aligned", "", "RAF-DB", self.LAYOUT)}
-        paths, labels = [], []
-        for number, line in enumerate(list_file.read_text().splitlines(), start=1):
-            name, _, label = line.strip().partition(" ")
-            if not name.startswith(split + "_"):
-                continue
-            if not label.isdigit() or int(label) not in RAFDB_TO_EMOTIONS:
-                raise DatasetError(f"{list_file}, line {number}: {line!r}; expected a name and a label from 1 to 7")
-            aligned = name.removesuffix(".jpg") + "_aligned.jpg"
-            if aligned not in on_disk:
-                raise DatasetError(f"{list_file}, line {number}: {aligned} is not in {root / 'Image' / 'aligned'}")
-            paths.append(on_disk[aligned])
-            labels.append(RAFDB_TO_EMOTIONS[int(label)])
-        if not paths:
-            raise DatasetError(f"{list_file} lists no picture whose name begins with {split}_")
-        return paths, labels
-
-    def _read_folders(self, root: Path, split: str) -> tuple[list[Path], list[int], str]:
-        folder = root / split
-        paths = _list_images(folder, "*", "RAF-DB", self.LAYOUT)
-        names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-        if names == {str(label) for label in range(7)}:
-            return paths, [int(path.parent.name) for path in paths], "class folders 0..6, our order"
-        if names == {str(label) for label in range(1, 8)}:
-            labels = [RAFDB_TO_EMOTIONS[int(path.parent.name)] for path in paths]
-            return paths, labels, "class folders 1..7, the official order"
-        raise DatasetError(
-            f"{folder} has the class folders {', '.join(sorted(names))}; their order cannot be told from such names. "
-            f"Expected {self.LAYOUT}: rename the folders to the number of their emotion"
-        )
+            paths, labels, found = read_class_folders(root, split, left_out)
+        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, left_out=left_out)
+        tell(self.name, len(paths), root, self.left_out, found)
+        absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
+        if absent and found.startswith("class folders"):
+            print(f"{self.name}: no face of {', '.join(absent)}")
 
 
 def _check_split(split: str, splits: tuple[str, ...]) -> None:
     if split not in splits:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(splits)}")
-
-
-def _list_images(folder: Path, inside: str, dataset: str, layout: str) -> list[Path]:
-    """List the pictures in a folder (`inside` "") or in its sub-folders ("*"), sorted; refuse a folder without any."""
-    if not folder.is_dir():
-        raise DatasetError(_missing(folder, dataset, layout))
-    folders = [folder] if not inside else sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
-    names = ((parent, entry.name) for parent in folders for entry in os.scandir(parent))
-    paths = sorted(parent / name for parent, name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DatasetError(f"{folder.absolute()} holds no pictures. Expected {layout}; {WHERE[dataset]}")
-    return paths
-
-
-def _missing(path: Path, dataset: str, layout: str) -> str:
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    inside = sorted(entry.name for entry in existing.iterdir())[:6]
-    return (
-        f"{dataset} is not at {path.absolute()} ({existing} exists and holds {', '.join(inside) or 'nothing'}). "
-        f"Expected {layout}; {WHERE[dataset]}. Set base_path_to_dataset to the folder that holds it, or try --demo"
-    )
 
 
 if __name__ == "__main__":  # python -m utils.udata check DATASET ROOT

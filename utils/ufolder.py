@@ -6,7 +6,7 @@ follow links, and leave out what file managers, network drives and notebooks put
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,10 @@ FOREIGN_FOLDERS = {  # lower case; besides those whose names begin with a dot
     "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found",
     "__pycache__",
 }  # fmt: skip
+IMAGE_SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
+}  # of the pictures of data sets; lower case  # fmt: skip
+NOT_ENTERED = "folders inside"  # why files below the depth asked for are left out
 FOREIGN_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}  # lower case; besides those that begin with a dot
 
 
@@ -31,7 +35,7 @@ class Listing:
 
     def __str__(self) -> str:
         """Say how many were left out, by reason; an empty text where nothing was."""
-        return ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
+        return ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()) if count)
 
 
 def is_foreign(name: str) -> bool:
@@ -48,7 +52,24 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not is_foreign(path.name) and path.is_dir())
 
 
-def list_files(folder: Path, suffixes: Collection[str], depth: int | None = None) -> Listing:
+def one_named(folder: Path, name: str) -> Path:
+    """Return the entry of a folder that has this name, else the only one that differs from it in case alone.
+
+    Without either, return where it should be. A folder that cannot be read has no entries.
+    """
+    if not (folder / name).exists():
+        try:
+            same = [entry.name for entry in folder.iterdir() if entry.name.lower() == name.lower()]
+        except OSError:
+            same = []
+        if len(same) == 1:
+            return folder / same[0]
+    return folder / name
+
+
+def list_files(
+    folder: Path, suffixes: Collection[str], depth: int | None = None, known: Collection[str] = ()
+) -> Listing:
     """List the files of a folder and its sub-folders whose suffix is one of `suffixes`, sorted by folder and name.
 
     Links are followed, each folder once; a link to a folder that holds the one it is in is left out.
@@ -56,13 +77,14 @@ def list_files(folder: Path, suffixes: Collection[str], depth: int | None = None
     Args:
         folder: where to look.
         suffixes: in lower case, with their dot.
-        depth: levels of sub-folders to enter: 0 for the folder alone, None for all.
+        depth: levels of sub-folders to enter: 0 for the folder alone, None for all. Folders that are not entered count.
+        known: names of files that belong there, and are neither listed nor counted.
 
     Raises:
         OSError: when the folder itself cannot be read; a sub-folder that cannot is counted.
     """
     listing = Listing()
-    for entry in _walk(folder, depth, listing.left_out, {os.path.realpath(folder)}):
+    for entry in _walk(folder, depth, listing.left_out, {os.path.realpath(folder)}, known):
         suffix = entry.suffix.lower()
         if suffix in suffixes:
             listing.files.append(entry)
@@ -72,18 +94,26 @@ def list_files(folder: Path, suffixes: Collection[str], depth: int | None = None
     return listing
 
 
-def _walk(folder: Path, depth: int | None, left_out: Counter[str], entered: set[str]) -> Iterator[Path]:
+def _walk(
+    folder: Path, depth: int | None, left_out: Counter[str], entered: set[str], known: Collection[str]
+) -> Iterator[Path]:
     """Yield the files below a folder."""
     inner: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if is_foreign(path.name):
-            left_out["hidden or foreign " + ("folders" if path.is_dir() else "files")] += 1
-        elif path.is_dir():
-            inner.append(path)
-        elif path.is_file():
-            yield path
-        else:
-            left_out["links to nothing" if path.is_symlink() else "special files"] += 1
+    with os.scandir(folder) as entries:  # knows what an entry is without asking the disk again
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = folder / entry.name
+            if entry.name in known:
+                continue
+            if is_foreign(entry.name):
+                left_out["hidden or foreign " + ("folders" if _is(entry.is_dir) else "files")] += 1
+            elif _is(entry.is_dir):
+                inner.append(path)
+            elif _is(entry.is_file):
+                yield path
+            else:
+                left_out["links to nothing" if entry.is_symlink() else "special files"] += 1
+    if depth == 0 and inner:
+        left_out[NOT_ENTERED] += len(inner)
     for path in inner if depth != 0 else ():
         real = os.path.realpath(path)
         if real in entered or Path(os.path.realpath(folder)).is_relative_to(real):
@@ -91,6 +121,14 @@ def _walk(folder: Path, depth: int | None, left_out: Counter[str], entered: set[
             continue
         entered.add(real)
         try:
-            yield from _walk(path, None if depth is None else depth - 1, left_out, entered)
+            yield from _walk(path, None if depth is None else depth - 1, left_out, entered, known)
         except OSError:
             left_out["folders that cannot be read"] += 1
+
+
+def _is(asked: Callable[[], bool]) -> bool:
+    """Return what an entry of a folder says of itself; a link that goes in a circle is nothing."""
+    try:
+        return asked()
+    except OSError:
+        return False

@@ -11,22 +11,26 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import cv2
 from tqdm.auto import tqdm
 
-from utils.uannotations import EXPRESSIONS, SPLITS, BadRow, CurrentRelease, FirstRelease, find_affect_net
+from utils.uannotations import EXPRESSIONS, SPLITS, CurrentRelease, FirstRelease, find_affect_net
 from utils.ucrop import crop_face
 from utils.uferplus import FER_FOLDERS, FER_SIZE, FERPlusTables
 from utils.uhardware import keep_freed_memory
+from utils.utable import BadRow, DatasetError
 
 IMAGES_PER_FOLDER = 500  # keeps folders small enough for file browsers and network drives; the published layout
 JPEG_QUALITY = 95  # of 100: the faces are compressed a second time, which should not show
 ROWS_AHEAD = 16  # rows per thread handed out before the oldest is done: hides slow ones, bounds memory
 STAMP = ".preprocessed.json"  # what a folder was made from, so that two sources never mix in one folder
+ERRORS = "errors.csv"  # every row that could not be used, and why
+SOURCES = "sources.csv"  # the source picture of every face, which lists of other projects name
+OWN_FILES = (STAMP, ERRORS, SOURCES)
 PARTIAL = ".partial"  # suffix of files that are being written
 
 
@@ -68,7 +72,8 @@ def pre_process_affect_net(
 
     The crop is rows `face_y : face_y + face_height`, columns `face_x : face_x + face_width`, clipped to the photograph,
     and is scaled to a square. `errors.csv` in the same folder lists each unusable row: its number, picture and reason.
-    A JPEG that lost its end is one of those; damage inside a picture that still ends properly cannot be told.
+    `sources.csv` has the row and the picture of every face written, by which `utils.usubset` finds faces in lists.
+    A JPEG that lost its end is an unusable row; damage inside a picture that still ends properly cannot be told.
 
     Args:
         base_path_to_images: first release: the folder with `Manually_Annotated_*/` and `Automatically_Annotated_*/`, or
@@ -84,6 +89,7 @@ def pre_process_affect_net(
     Raises:
         ValueError: when an argument is out of range, the release lacks the set, or the destination holds pictures of
             another size or from other annotations.
+        DatasetError: when no row at all could be used; errors.csv is written then.
         FileNotFoundError: when neither release is there.
     """
     if set_index not in range(len(SPLITS)):
@@ -104,7 +110,9 @@ def pre_process_affect_net(
     jobs = ((release, number, row, folder, image_size) for number, row in release)
     with _one_opencv_thread(), ThreadPoolExecutor(num_workers) as executor:
         outcomes = _in_order(executor, _write_face, jobs, ROWS_AHEAD * num_workers)
-        return _record(outcomes, folder, len(release), EXPRESSIONS, f"AffectNet {folder.name}, set_index {set_index}")
+        return _record(
+            outcomes, folder, len(release), EXPRESSIONS, f"AffectNet {folder.name}, set_index {set_index}", True
+        )
 
 
 def _write_face(
@@ -146,6 +154,7 @@ def pre_process_fer_plus(
         FileNotFoundError: when a table is missing.
         ValueError: when the tables do not belong together, or the destination holds pictures made from others. Nothing
             is written then.
+        DatasetError: when no row at all could be used; errors.csv is written then.
     """
     tables = FERPlusTables(Path(path_to_fer2013_csv), Path(path_to_fer2013new_csv))
     root = Path(base_destination_path)
@@ -160,7 +169,7 @@ def pre_process_fer_plus(
     def outcomes() -> Iterator[Outcome]:
         for number, lines in enumerate(tables):
             yield _write_fer_face(tables, number, lines, root, votes)
-        for folder, label_file in label_files.items():
+        for folder, label_file in label_files.items() if any(votes.values()) else ():
             rows = ([name, f"(0, 0, {FER_SIZE}, {FER_SIZE})", *counts] for name, counts in votes[folder].items())
             with _replacing(label_file) as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
@@ -275,27 +284,43 @@ def _in_order(
 
 
 def _record(
-    outcomes: Iterable[Outcome], folder: Path, num_rows: int, groups: tuple[str, ...], title: str
+    outcomes: Iterable[Outcome],
+    folder: Path,
+    num_rows: int,
+    groups: tuple[str, ...],
+    title: str,
+    with_sources: bool = False,
 ) -> Preprocessed:
-    """Go through the outcomes with a progress bar, write `errors.csv` at the end, and print and return the counts."""
-    counts, written, num_errors = dict.fromkeys(groups, 0), 0, 0
-    with _replacing(folder / "errors.csv") as file:
-        table = csv.writer(file, lineterminator="\n")
+    """Go through the outcomes with a progress bar, write the tables at the end, and print and return the counts."""
+    counts, written, num_errors, first = dict.fromkeys(groups, 0), 0, 0, ""
+    with ExitStack() as stack:
+        table = csv.writer(stack.enter_context(_replacing(folder / ERRORS)), lineterminator="\n")
         table.writerow(["row", "file", "reason"])
+        sources = None
+        if with_sources:
+            sources = csv.writer(stack.enter_context(_replacing(folder / SOURCES)), lineterminator="\n")
+            sources.writerow(["row", "file"])
         for outcome in tqdm(outcomes, total=num_rows, desc=folder.name, unit=" rows"):
             written += outcome.written
             if outcome.reason:
                 num_errors += 1
+                first = first or f"row {outcome.row}: {outcome.reason}"
                 table.writerow([outcome.row, outcome.file, outcome.reason])
             elif outcome.group:
                 counts[outcome.group] += 1
+                if sources:
+                    sources.writerow([outcome.row, outcome.file])
     result = Preprocessed(folder, num_rows, written, sum(counts.values()) - written, num_errors, counts)
+    if not sum(counts.values()):
+        raise DatasetError(
+            f"{title}: 0 of {num_rows:,} rows could be used ({first or 'none names a picture'}); see {folder / ERRORS}"
+        )
     print(f"{title} -> {folder}")
     print(
         f"  {num_rows:,} rows: {written:,} written, {result.already_there:,} already there, {num_errors:,} unusable",
         end="",
     )
-    print(f" (see {folder / 'errors.csv'})" if num_errors else "")
+    print(f" (see {folder / ERRORS})" if num_errors else "")
     left_out = num_rows - sum(counts.values()) - num_errors
     if left_out:
         print(f"  {left_out:,} rows name no picture and are left out")

@@ -1,0 +1,257 @@
+"""Opens text tables and lists, whatever program wrote them, and says what a file is that is no text.
+
+Encodings are known by their marks (UTF-8, UTF-16 and UTF-32), and UTF-16 and UTF-32 without a mark by their NULs. Bytes
+that are not UTF-8 stay as they are, so that a name still leads to the file of that name. Lines end in LF, CR LF or CR.
+Blank lines, and lines of nothing but separators, are no rows. Archives and other files that are no text are refused.
+"""
+
+import codecs
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HEAD = 65_536  # bytes looked at to tell what a file is
+SEPARATORS = (",", ";", "\t")
+ARCHIVES = {
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress", b"LZIP": "lzip",
+}  # fmt: skip
+OTHER_KINDS = {
+    b"\x89PNG": "a picture (PNG)", b"\xff\xd8\xff": "a picture (JPEG)", b"GIF8": "a picture (GIF)",
+    b"%PDF": "a PDF document", b"\x93NUMPY": "a NumPy array", b"\x89HDF": "an HDF5 file", b"PAR1": "a Parquet file",
+    b"SQLite format 3\0": "an SQLite database", b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle",
+    b"\x80\x04": "a Python pickle", b"\x80\x05": "a Python pickle",
+}  # fmt: skip
+MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+
+
+class DatasetError(ValueError):
+    """A data set that is missing, laid out otherwise, or labelled otherwise; the message names path and remedy."""
+
+
+class BadRow(Exception):
+    """A row that cannot be used; the message is the reason given in `errors.csv`."""
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """Return a text of unknown origin as a message may show it: cut, and without control characters."""
+    shown = text if len(text) <= limit else text[:limit] + "..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
+
+
+def encoding_of(path: Path, wanted: str) -> str:
+    """Return the encoding of a text file, by its first bytes.
+
+    Args:
+        path: the file.
+        wanted: what the file should be, to end the sentence "unpack it and name ...".
+
+    Raises:
+        DatasetError: when it is no text.
+        OSError: when it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    kind = _kind_of(head, wanted)
+    if kind:
+        raise DatasetError(f"{printable(str(path), 1000)} {kind}")
+    marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), None)
+    if marked:
+        return marked
+    unmarked = _by_nuls(head)
+    if unmarked:
+        return unmarked
+    nuls = head.count(0)
+    control = sum(head.count(byte) for byte in (*range(1, 9), *range(14, 32), 127)) + nuls
+    if nuls == len(head) > 0:
+        kind = "holds nothing but NUL bytes: its content was lost, copy it again"
+    elif control > 2 + len(head) / 100:  # a few in a damaged row are that row's fault
+        kind = f"is no text file ({control:,} of its first {len(head):,} bytes are control characters): name {wanted}"
+    if kind:
+        raise DatasetError(f"{printable(str(path), 1000)} {kind}")
+    return "utf-8"
+
+
+def _kind_of(head: bytes, wanted: str) -> str:
+    """Say what a file is that is known by its first bytes, and what to do; an empty text for all others."""
+    if head.startswith(b"PK") and (b"xl/" in head or b"[Content_Types].xml" in head[:200]):
+        return f"is a workbook of a spreadsheet program (xlsx): save it as CSV (UTF-8) and name {wanted}"
+    if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        return f"is a workbook of a spreadsheet program (xls): save it as CSV (UTF-8) and name {wanted}"
+    if b"opendocument.spreadsheet" in head[:200]:
+        return f"is a workbook of a spreadsheet program (ods): save it as CSV (UTF-8) and name {wanted}"
+    name = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
+    if head.startswith(b"BZh") and head[4:10] != b"1AY&SY":  # a name may begin with BZh
+        name = None
+    if name is None and head[257:262] == b"ustar":
+        name = "tar"
+    if name:
+        return f"is an archive ({name}): unpack it and name {wanted}"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file itself: git lfs pull"
+    if re.match(rb"\.{0,2}/?(\.\./)*\.?(git)?/annex/objects/", head):
+        return "is a git-annex pointer, not the file itself: git annex get"
+    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", head, re.IGNORECASE):
+        return "is a web page (HTML), as a download that needs a login leaves: download the file itself"
+    other = next((name for magic, name in OTHER_KINDS.items() if head.startswith(magic)), None)
+    return f"is {other}, no text: name {wanted}" if other else ""
+
+
+def _by_nuls(head: bytes) -> str | None:
+    """Return the encoding of a text in UTF-16 or UTF-32 without a mark, whose ASCII letters have NULs in fixed places.
+
+    None for others.
+    """
+    if len(head) < 8:
+        return None
+    shares = [head[place::4].count(0) / len(head[place::4]) for place in range(4)]
+    high, low = 0.7, 0.05
+    for encoding, places in (("utf-32-le", (1, 2, 3)), ("utf-32-be", (0, 1, 2)), ("utf-16-le", (1, 3)),
+                             ("utf-16-be", (0, 2))):  # fmt: skip
+        if all((share > high) if place in places else (share < low) for place, share in enumerate(shares)):
+            return encoding
+    return None
+
+
+def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that hold something, with their numbers, from 1; without their ends.
+
+    Raises:
+        DatasetError: when it is no text, or not in the encoding that it states; see `encoding_of`.
+        OSError: when it cannot be read.
+    """
+    encoding = encoding_of(path, wanted)
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    try:
+        with path.open(encoding=encoding, errors=errors, newline=None) as file:
+            for number, line in enumerate(file, start=1):
+                line = line.rstrip("\n").lstrip("\ufeff")  # tables that were joined bring their marks
+                if line.strip(' \t,;"'):
+                    yield number, line
+    except UnicodeError:
+        raise DatasetError(
+            f"{printable(str(path), 1000)} begins like {encoding.upper()} but is no text file in it, or lost its end: "
+            "copy it again, or save it as UTF-8"
+        ) from None
+
+
+def cells_of(line: str, separator: str = ",") -> list[str]:
+    """Return the cells of a line, their quotation marks undone; raises BadRow."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error as error:
+        raise BadRow(f"the row is no CSV: {error}") from None
+
+
+def cells_or_none(line: str, separator: str = ",") -> list[str]:
+    """Return the cells of a line, none when it is malformed."""
+    try:
+        return cells_of(line, separator)
+    except BadRow:
+        return []
+
+
+def separator_of(line: str, fits: Callable[[list[str]], bool]) -> str:
+    """Return the separator whose cells fit; a comma when none does."""
+    return next((separator for separator in SEPARATORS if fits(cells_or_none(line, separator))), ",")
+
+
+class Table:
+    """A table with a cell per column, read line by line so that neither its size nor a stray quotation mark does harm.
+
+    Separated by commas, semicolons or tabs. The names of columns are found without regard to case.
+
+    Args:
+        path: the file.
+        columns: the columns needed.
+        default_columns: all columns in order, for a file that begins with a row instead of a header.
+        wanted: what the file should be, as in `encoding_of`.
+
+    Raises:
+        DatasetError: when the file is no text, or its header lacks a column or names one twice.
+        OSError: when it cannot be read.
+    """
+
+    def __init__(
+        self, path: Path, columns: tuple[str, ...], default_columns: tuple[str, ...] = (), wanted: str = ""
+    ) -> None:
+        self.path = path
+        self.wanted = wanted or f"the table with the columns {', '.join(columns)}"
+        first, lines = "", 0
+        for _, line in text_lines(path, self.wanted):
+            first = first or line
+            lines += 1
+        self.sha256 = _digest(path)
+        needed = {name.lower() for name in columns}
+        self.separator = separator_of(first, lambda cells: needed <= set(_names(cells)) or len(cells) == len(
+            default_columns))  # fmt: skip
+        header = _names(cells_or_none(first, self.separator))
+        missing = [name for name in columns if name.lower() not in header]
+        self.has_header = not (len(header) == len(default_columns) and any(_is_number(name) for name in header))
+        if not self.has_header:
+            header = [name.lower() for name in default_columns]
+        elif missing:
+            found = repr(printable(first, 200).strip()) if first else "an empty file"
+            raise DatasetError(
+                f"{printable(str(path), 1000)} has no column {', '.join(missing)}; expected a header with "
+                f"{', '.join(columns)}, found {found}"
+            )
+        twice = [name for name in columns if header.count(name.lower()) > 1]
+        if twice:
+            raise DatasetError(f"{printable(str(path), 1000)} has two columns {twice[0]}; expected one of each")
+        self.num_columns = len(header)
+        self.positions = {name: header.index(name.lower()) for name in columns}
+        self.num_rows = lines - self.has_header
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines of the rows, without the header."""
+        return (line for _, line in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, str]]:
+        """Yield the lines of the rows, without the header, with their numbers in the file, from 1."""
+        lines = text_lines(self.path, self.wanted)
+        if self.has_header:
+            next(lines, None)
+        yield from lines
+
+    def parse(self, line: str) -> dict[str, str]:
+        """Return a row's cells by column; raises BadRow when their number is not the header's."""
+        cells = cells_of(line, self.separator)
+        while len(cells) > self.num_columns and not cells[-1].strip():
+            cells.pop()
+        if len(cells) != self.num_columns:
+            raise BadRow(f"the row has {len(cells)} columns instead of {self.num_columns}")
+        return {name: cells[position].strip() for name, position in self.positions.items()}
+
+    def first_cell(self, line: str) -> str:
+        """Return a row's first cell, however malformed the row is, to name it in `errors.csv`."""
+        return next(iter(cells_or_none(line, self.separator)), "").strip()
+
+
+def _names(cells: list[str]) -> list[str]:
+    return [cell.strip().lower() for cell in cells]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
