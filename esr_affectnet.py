@@ -8,8 +8,8 @@ Start weights: none; `path_to_pretrained_network` goes on from another ESR.
 Run:  python esr_affectnet.py                 train with the variables below; run again to continue
       python esr_affectnet.py --demo          the same on synthetic faces, about a minute on two CPU cores
       python esr_affectnet.py --help          every variable as a flag
-Writes checkpoint/esr_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png,
-confusion_matrix.png; with affect, affect_metrics.json.
+Writes checkpoint/esr_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
+curves.png, confusion_matrix.png; with affect, affect_metrics.json.
 Accuracy on Validation, 8 classes: 59.3 for ESR-9, 60.02 diversified, in the papers. Measured here: needs the licensed
 data set.
 """
@@ -56,9 +56,7 @@ class Experiment:
     image_size: int = 96  # pixels, height and width that the network sees
     cache: MayChange[Literal["auto", "device", "memory", "disk", "none"]] = "auto"  # where decoded pictures are kept
     cache_gib: MayChange[float] = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded at every access
-    base_path_to_cache: MayChange[Path | None] = (
-        None  # decoded pictures for the next start (gigabytes); None writes none
-    )
+    base_path_to_cache: MayChange[Path | None] = None  # decoded pictures for the next start, gigabytes
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: MayChange[Path] = Path("checkpoint/esr_affectnet")  # where experiments are kept
@@ -101,7 +99,7 @@ def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on synthetic faces, small enough for two CPU cores."""
     faces = write_affectnet(Path("data/drawn/affectnet"), images_per_class=40)
     return replace(
-        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=64,
+        experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
         num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
         lr_trained=0.005,
     )  # fmt: skip
@@ -126,9 +124,7 @@ def main(experiment: Experiment) -> None:
     test = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes))  # Test is not public
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
-        held_out = held_out[
-            at_most_per_label(faces.labels[held_out], 500, experiment.seed)
-        ]  # as many as Validation has
+        held_out = held_out[at_most_per_label(faces.labels[held_out], 500, experiment.seed)]  # as Validation has
         faces, validation = faces.subset(kept), load(faces.subset(held_out, split="holdout"))
     else:
         validation = test

@@ -8,8 +8,8 @@ Start weights: an ESR trained on AffectNet in `path_to_pretrained_network`, or N
 Run:  python esr_ferplus.py                 train with the variables below; run again to continue
       python esr_ferplus.py --demo          the same on synthetic faces, about a minute on two CPU cores
       python esr_ferplus.py --help          every variable as a flag
-Writes checkpoint/esr_ferplus/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png,
-confusion_matrix.png.
+Writes checkpoint/esr_ferplus/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
+curves.png, confusion_matrix.png.
 Accuracy on Test: 89.15 (9 branches) and 89.34 (15) in the paper, from AffectNet weights. Measured here: see the README.
 """
 
@@ -54,7 +54,7 @@ class Experiment:
     cache_gib: MayChange[float] = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded at every access
     base_path_to_cache: MayChange[Path | None] = Path("data/cache")  # decoded pictures for the next start, or None
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
-    zoom: tuple[float, float] = (1.0, 1.25)  # range of the random scale; below 1 the borders of the picture stay in it
+    zoom: tuple[float, float] = (1.0, 1.25)  # range of the random scale; below 1 borders stay
     # Output
     base_path_experiment: MayChange[Path] = Path("checkpoint/esr_ferplus")  # where experiments are kept
     name_experiment: MayChange[str] = "esr9_diversified"  # folder of this experiment
@@ -93,7 +93,8 @@ def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on synthetic faces, small enough for two CPU cores."""
     faces = write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40)
     return replace(
-        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, zoom=(1.0, 1.025), image_size=64,
+        experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
+        zoom=(1.0, 1.025),
         num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
         lr_trained=0.005,
     )  # fmt: skip

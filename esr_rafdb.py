@@ -8,8 +8,8 @@ Start weights: an ESR trained on AffectNet in `path_to_pretrained_network`, or N
 Run:  python esr_rafdb.py                 train with the variables below; run again to continue
       python esr_rafdb.py --demo          the same on synthetic faces, about a minute on two CPU cores
       python esr_rafdb.py --help          every variable as a flag
-Writes checkpoint/esr_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png,
-confusion_matrix.png.
+Writes checkpoint/esr_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
+curves.png, confusion_matrix.png.
 Accuracy on the test set: 89.99 in the paper, from AffectNet weights. Measured here: needs the licensed data set.
 """
 
@@ -90,7 +90,7 @@ def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on synthetic faces, small enough for two CPU cores."""
     faces = write_rafdb(Path("data/drawn/rafdb"), images_per_class=40)
     return replace(
-        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=64,
+        experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
         num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
         lr_trained=0.005,
     )  # fmt: skip

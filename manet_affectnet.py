@@ -53,9 +53,7 @@ class Experiment:
     image_size: int = 224  # pixels, height and width that the network sees
     cache: MayChange[Literal["auto", "device", "memory", "disk", "none"]] = "auto"  # where decoded pictures are kept
     cache_gib: MayChange[float] = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded at every access
-    base_path_to_cache: MayChange[Path | None] = (
-        None  # decoded pictures for the next start (gigabytes); None writes none
-    )
+    base_path_to_cache: MayChange[Path | None] = None  # decoded pictures for the next start, gigabytes
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
     base_path_experiment: MayChange[Path] = Path("checkpoint/manet_affectnet")  # where experiments are kept
@@ -116,9 +114,7 @@ def main(experiment: Experiment) -> None:
     test = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes))  # Test is not public
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
-        held_out = held_out[
-            at_most_per_label(faces.labels[held_out], 500, experiment.seed)
-        ]  # as many as Validation has
+        held_out = held_out[at_most_per_label(faces.labels[held_out], 500, experiment.seed)]  # as Validation has
         faces, validation = faces.subset(kept), load(faces.subset(held_out, split="holdout"))
     else:
         validation = test

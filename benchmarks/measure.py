@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from models import optimize_for_inference
-from models.classifier import resize
 from models.diversity import DiversityLoss
 from models.esr import ESR
 from models.manet import MANet

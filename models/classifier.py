@@ -117,7 +117,7 @@ class ExpressionClassifier(nn.Module):
         return {}
 
     def heat_map_sources(self, faces: Tensor) -> list[HeatMapSource]:
-        """Return where the class-activation map of every branch is taken, for faces (N, 3, S, S), float RGB in [0, 1]."""
+        """Return where the heat map of every branch is taken, for faces (N, 3, S, S), float RGB in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} does not say where its heat maps are taken")
 
     @staticmethod

@@ -182,14 +182,14 @@ class ESR(ExpressionClassifier):
             first, stride, layer = first + stride * offset, stride * factor, number
         return [
             HeatMapSource(
-                f"branch {name}",
-                1 / len(self.branches),
-                shared,
-                lambda shared, branch=branch: branch(shared).logits,
-                [[branch.get_submodule(f"out{layer}")]],
-                first,
-                stride,
-            )  # fmt: skip
+                branch=f"branch {name}",
+                weight=1 / len(self.branches),
+                inputs=shared,
+                scores=lambda shared, branch=branch: branch(shared).logits,
+                layers=[[branch.get_submodule(f"out{layer}")]],
+                first=first,
+                stride=stride,
+            )
             for name, branch in zip(self.branch_names, self.branches, strict=True)
         ]
 

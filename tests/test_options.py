@@ -19,7 +19,7 @@ from utils.udata import FERPlus
 from utils.udemosets import write_fer_plus
 from utils.uhardware import Hardware
 from utils.uoptions import check_options
-from utils.upipeline import FaceImages, SharedBatches, FaceLoader
+from utils.upipeline import FaceImages, FaceLoader, SharedBatches
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = [f"{network}_{dataset}" for network in ("esr", "manet") for dataset in ("affectnet", "ferplus", "rafdb")]

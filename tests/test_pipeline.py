@@ -11,7 +11,7 @@ import torch
 from utils.udata import AffectNet, DatasetError, FERPlus
 from utils.udemosets import write_affectnet, write_fer_plus
 from utils.uhardware import Hardware
-from utils.upipeline import FaceImages, SharedBatches, FaceLoader
+from utils.upipeline import FaceImages, FaceLoader, SharedBatches
 
 CPU = torch.device("cpu")
 

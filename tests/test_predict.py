@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import predict
-from models.classifier import as_faces
+from models.classifier import ExpressionClassifier, as_faces
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import describe_model
@@ -434,8 +434,12 @@ def test_explanation_is_the_rectified_weighted_sum(model):
     torch.testing.assert_close(found.ensemble, expected, atol=1e-4, rtol=1e-3)
     other = explain(model, faces, torch.tensor([4, 4, 4]))
     assert other.targets.tolist() == [4, 4, 4] and not torch.equal(other.ensemble, found.ensemble)
-    with pytest.raises(TypeError, match=r"score_maps\.register"):
-        score_maps(torch.nn.Identity(), resized, found.targets)
+
+    class Other(ExpressionClassifier):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Other does not say where its heat maps are taken"):
+        score_maps(Other(("a",), 64, "rgb", {}), resized, found.targets)
 
 
 def test_explanation_is_drawn(model):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -28,16 +28,16 @@ from models.classifier import ExpressionClassifier
 from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
 
 DAY = 86_400  # seconds
-LENGTHS = {"max_finetune_epoch", "max_training_epoch"}
-MAY_CHANGE = {  # variables that do not alter what a continued experiment computes, or only how long it goes on
-    "base_path_to_dataset",
-    "base_path_experiment",
-    "base_path_to_cache",
-    "cache",
-    "cache_gib",
-    "device",
-    "resume",
-} | LENGTHS
+RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
+
+T = TypeVar("T")
+_MAY_CHANGE = object()
+MayChange = Annotated[T, _MAY_CHANGE]
+"""Marks a variable of an experiment that a continued run may have another value of.
+
+It does not alter what the run computes, or only how long it goes on: `device: MayChange[str] = "auto"`.
+"""
+
 ENTRIES = {  # of last.pt, beside the description of its network
     "state_dict": dict,
     "optimizer": dict,
@@ -119,6 +119,7 @@ class Run:
         self.directory, self.writes = directory, writes
         self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
         self.defaults = _defaults(variables)
+        self.may_change = _may_change(variables)
         self.history: list[dict[str, Any]] = []
         self.best = float("-inf")
         self.stage = 0
@@ -152,6 +153,14 @@ class Run:
         """Tell whether a resumed run had begun a later stage than this one."""
         return stage < self.stage
 
+    def check_finished(self) -> None:
+        """Raise CheckpointError when the run on disk has gone further than this script asked for."""
+        if self._resumed is not None:
+            raise CheckpointError(
+                f"{self.last_path} is at stage {self.stage} already, further than this script goes: set "
+                "num_branches_trained_network as high as it was, or choose another name_experiment"
+            )
+
     def begin_stage(
         self,
         stage: int,
@@ -179,8 +188,8 @@ class Run:
                 torch.cuda.set_rng_state(state, device)
         except Exception as error:  # PyTorch checks little: what does not fit raises whatever it leads to
             raise CheckpointError(
-                f"{self.last_path} holds no training state that this experiment can continue ({error!r}): remove it or "
-                "rename it to start anew"
+                f"{self.last_path} holds no training state that this experiment can continue ({error}): choose another "
+                "name_experiment, or remove or rename the file to start anew"
             ) from error
         self.best = content["best"]
         return content["epoch"]
@@ -207,6 +216,7 @@ class Run:
             "best": self.best,
             "history": self.history,
             "variables": self.variables,
+            "run_format": RUN_FORMAT,
         }
         write_atomically(self.last_path, lambda path: torch.save(content, path))
         self._write_history()
@@ -238,6 +248,13 @@ class Run:
         check_version(content, self.last_path)
         if "random_state" not in content:
             raise CheckpointError(f"{self.last_path} holds a network but no training state; remove it or rename it")
+        if content.get("run_format") != RUN_FORMAT:
+            raise CheckpointError(
+                f"{self.last_path} was written by another version of this project, whose training cannot be continued "
+                f"here (training state {content.get('run_format', 1)!r}, this version reads {RUN_FORMAT}). Nothing was "
+                "touched: start anew under another name_experiment, or check out the version that wrote the file; "
+                "best.pt next to it can be evaluated and fine-tuned as it is"
+            )
         for name, kind in ENTRIES.items():
             _entry(content, name, kind, self.last_path)
         rows = content["history"]
@@ -252,7 +269,7 @@ class Run:
         """Raise unless a file was written with these variables; one that it does not know had its default then."""
         assumed = {key: value for key, value in self.defaults.items() if key not in written}
         before, now = assumed | written, self.variables
-        surplus = sorted(before.keys() - now.keys() - MAY_CHANGE)
+        surplus = sorted(before.keys() - now.keys())
         if surplus:
             listing = ", ".join(f"{key} = {before[key]!r}" for key in surplus)
             raise CheckpointError(
@@ -260,9 +277,7 @@ class Run:
                 f"variable{'s' if len(surplus) > 1 else ''} {listing}, which this version does not have. Nothing was "
                 "touched. Start anew under another name_experiment, or check out the version that wrote the file"
             )
-        fixed = LENGTHS if now.get("schedule") == "one_cycle" else set()  # its rates depend on the length
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in MAY_CHANGE - fixed]
+        changed = [key for key in sorted(now.keys() - self.may_change) if before.get(key) != now[key]]
         if changed:
             older = {key: " (its default: the file is older than this variable)" for key in assumed}
             listing = ", ".join(
@@ -296,6 +311,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _may_change(variables: Any) -> set[str]:
+    """Return the names of the variables that are marked `MayChange`."""
+    if not is_dataclass(variables):
+        return set()
+    kinds = get_type_hints(type(variables), include_extras=True)
+    return {name for name, kind in kinds.items() if _MAY_CHANGE in getattr(kind, "__metadata__", ())}
 
 
 def _defaults(variables: Any) -> dict[str, Any]:
@@ -362,6 +385,13 @@ def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:
     """Load a schedule's state; raise ValueError where it is of another kind. Names of other versions are left out."""
     own = scheduler.state_dict()
+    differing = [key for key in ("total_steps", "step_size") if key in own and state.get(key) != own[key]]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"its schedule has {key.replace('_', ' ')} {state.get(key)}, that of this run {own[key]}: neither the "
+            "length of a one-cycle schedule nor the number of training faces can change"
+        )
     wrong = [key for key in own if key in state and not _resembles(state[key], own[key])]
     if wrong or "last_epoch" not in state:
         raise ValueError(f"the schedule's {', '.join(wrong) or 'last_epoch'} is wrong or missing")

@@ -76,18 +76,23 @@ class FaceDataset(Dataset):
         class_names: the names of the classes, in our order.
         files: all pictures of the split, those without a label too.
         left_out: how many files, folders and rows were left out, by reason.
+        split: which part of the data set these faces are, such as "train" or "holdout".
     """
+
+    source: str
+    """The data set, as results should name it."""
 
     def __init__(
         self,
         name: str,
+        split: str,
         paths: Sequence[Path],
         labels: Any,
         num_classes: int,
         files: Sequence[Path] | None = None,
         left_out: Counter[str] | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.split = name, split
         self.paths = list(paths)
         self.labels = np.asarray(labels)
         self.class_names = EMOTIONS[:num_classes]
@@ -109,12 +114,19 @@ class FaceDataset(Dataset):
         """Return the labels of several faces, (N,) int64, or (N, K) float32 for soft label rules."""
         return torch.from_numpy(self.labels[indices])
 
-    def subset(self, indices: Sequence[int], name: str | None = None) -> "FaceDataset":
-        """Return the same data set with only these faces, in this order."""
+    def subset(self, indices: Sequence[int], name: str | None = None, split: str | None = None) -> "FaceDataset":
+        """Return the same data set with only these faces, in this order.
+
+        Args:
+            indices: their positions in this data set.
+            name: what to call it; default as before.
+            split: for faces that are a split of their own from now on; they are named after it.
+        """
         part = copy(self)
         part.paths = [self.paths[index] for index in indices]
         part.labels = self.labels[np.asarray(indices, dtype=np.int64)]
-        part.name = name or self.name
+        part.name = name or (self.name if split is None else f"{self.source} {split}")
+        part.split = split or self.split
         return part
 
 
@@ -172,6 +184,7 @@ class AffectNet(FaceDataset):
         DatasetError: when the layout is another, names carry no label, or labels are unknown.
     """
 
+    source = "AffectNet"
     FOLDERS = {"train": "Training_Labeled", "unlabeled": "Training_Unlabeled", "validation": "Validation"}  # noqa: RUF012
 
     def __init__(
@@ -212,7 +225,7 @@ class AffectNet(FaceDataset):
         tell(name, len(keep), root, left_out + dropped)
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
-        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, files, left_out)
+        super().__init__(name, split, [files[index] for index in keep], labels[keep], num_classes, files, left_out)
         # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
         self.affect = affect[keep]
 
@@ -230,9 +243,9 @@ class AffectNet(FaceDataset):
             raise DatasetError(f"{files[int(labels.argmax())]} has the emotion {labels.max()}; AffectNet's are 0 to 10")
         return labels, np.array([(int(match[3]), int(match[4])) for match in matches], dtype=np.float32) / 1000
 
-    def subset(self, indices: Sequence[int], name: str | None = None) -> "AffectNet":
-        """Return the same data set with only these faces, in this order."""
-        part = super().subset(indices, name)
+    def subset(self, indices: Sequence[int], name: str | None = None, split: str | None = None) -> "AffectNet":
+        """Return the same data set with only these faces, in this order; see `FaceDataset.subset`."""
+        part = super().subset(indices, name, split)
         part.affect = self.affect[np.asarray(indices, dtype=np.int64)]
         return part
 
@@ -267,6 +280,7 @@ class FERPlus(FaceDataset):
             face is left under the rule.
     """
 
+    source = "FER+"
     RULES = ("majority", "probability", "crossentropy", "multi_target")
 
     def __init__(self, root: str | Path, split: str = "train", label_rule: str = "majority") -> None:
@@ -297,8 +311,15 @@ class FERPlus(FaceDataset):
             raise DatasetError(f"{name} has no face: {len(names):,} of {len(names):,} rows {why}, in {label_file}")
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
-        super().__init__(name, [paths[i] for i in keep], labels, 8, listing.files, listing.left_out)
+        super().__init__(name, split, [paths[i] for i in keep], labels, 8, listing.files, listing.left_out)
         tell(name, len(keep), root, self.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
+
+    @staticmethod
+    def has_split(root: str | Path, split: str) -> bool:
+        """Tell whether a split is there, in either layout; FER+ is often kept without its Test."""
+        folder = f"FER2013{split.capitalize()}"
+        root = find_root(Path(root), (f"Images/{folder}", folder))
+        return below(root, f"Images/{folder}").is_dir() or one_named(root, folder).is_dir()
 
     def targets(self, indices: np.ndarray) -> Tensor:
         """Return the labels of several faces; under "probability" they are drawn anew, from PyTorch's random state."""
@@ -319,6 +340,8 @@ class RAFDB(FaceDataset):
         DatasetError: when the layout is another, in particular class folders of other names.
     """
 
+    source = "RAF-DB"
+
     def __init__(self, root: str | Path, split: str = "train") -> None:
         _check_split(split, ("train", "test"))
         marks = ("EmoLabel/list_patition_label.txt", "basic/EmoLabel/list_patition_label.txt", "train", "test")
@@ -331,7 +354,7 @@ class RAFDB(FaceDataset):
             found = "the official list, labels 1..7"
         else:
             paths, labels, found = read_class_folders(root, split, left_out)
-        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, left_out=left_out)
+        super().__init__(f"RAF-DB {split}", split, paths, np.array(labels, dtype=np.int64), 7, left_out=left_out)
         tell(self.name, len(paths), root, self.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):

@@ -27,6 +27,14 @@ ENSEMBLE = "ensemble (mean)"
 MISTAKES = 12
 
 
+class Selection(NamedTuple):
+    """The faces that an epoch was chosen by: data set, its split, and what they were called."""
+
+    source: str
+    split: str
+    name: str
+
+
 class Provenance(NamedTuple):
     """How a network came to be, as far as its checkpoint says.
 
@@ -34,13 +42,25 @@ class Provenance(NamedTuple):
         variables: the variables of its experiment; empty for published weights.
         measured: stage, epoch and validation accuracy of the weights; empty likewise.
         selected_on: the faces that the epoch was chosen by, or None where that is not recorded.
-        reported_on: the faces that the run reported on, or None likewise.
+        is_last: whether these are the weights after the last epoch, which nothing was chosen by.
     """
 
     variables: dict[str, Any]
     measured: dict[str, Any]
-    selected_on: str | None
-    reported_on: str | None = None
+    selected_on: Selection | None
+    is_last: bool = False
+
+    @property
+    def selection(self) -> str:
+        """The faces that the epoch was chosen by, in words."""
+        if self.is_last:
+            return "nothing: these are the weights after the last epoch"
+        return self.selected_on.name if self.selected_on else "not recorded"
+
+    def was_selected_on(self, faces: FaceDataset) -> bool:
+        """Tell whether the epoch was chosen by faces of this split."""
+        chosen_by = self.selected_on
+        return chosen_by is not None and (chosen_by.source, chosen_by.split) == (faces.source, faces.split)
 
     @property
     def found(self) -> str | None:
@@ -106,7 +126,7 @@ class Scored:
         return {
             "checkpoint": str(self.path),
             "network": self.description,
-            "selected_on": self.provenance.selected_on,
+            "selected_on": self.provenance.selection,
             "seed": self.provenance.seed,
             "found": self.provenance.measured,
             **{name: metrics.as_dict() for name, metrics in self.metrics.items()},
@@ -195,7 +215,7 @@ def read_provenance(path: Path) -> Provenance:
     variables = content.get("variables", {})
     if "optimizer" in content:  # last.pt
         measured = {name: content[name] for name in ("stage", "epoch")}
-        return Provenance(variables, measured, "nothing: these are the weights after the last epoch")
+        return Provenance(variables, measured, None, is_last=True)
     measured = content.get("measured", {})
     written = path.parent / "metrics.json"
     try:
@@ -203,7 +223,9 @@ def read_provenance(path: Path) -> Provenance:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{written} is no JSON ({error}); run the training script again to write it") from error
     same = isinstance(result, dict) and result.get("found") == measured
-    return Provenance(variables, measured, *(result.get(key) if same else None for key in ("selected_on", "data")))
+    chosen_by = result.get("selected_on") if same else None
+    known = isinstance(chosen_by, dict) and chosen_by.keys() == set(Selection._fields)
+    return Provenance(variables, measured, Selection(**chosen_by) if known else None)
 
 
 def name_checkpoints(paths: Sequence[Path]) -> list[str]:

@@ -264,16 +264,14 @@ def write_report(
 def list_warnings(result: Scored, faces: Faces) -> list[str]:
     """Say what makes a checkpoint's numbers look better, or less certain, than they are."""
     warnings = []
-    selected = result.provenance.selected_on
-    trained = result.provenance.variables.get("base_path_to_dataset")
+    provenance = result.provenance
     if faces.split == "train":
         warnings.append(
             "These are faces of the training split: the numbers do not tell how the network does on others."
         )
-    chosen_by = result.provenance.reported_on if selected and "itself" in selected else selected
-    if chosen_by and faces.dataset.name.startswith(chosen_by):
+    if provenance.was_selected_on(faces.dataset):
         warnings.append("The epoch was selected on these very faces: on others it would probably do worse.")
-    if selected is None and trained is not None:
+    if provenance.selected_on is None and provenance.variables and not provenance.is_last:
         warnings.append(
             "Which faces the epoch was selected on is not recorded beside this checkpoint; if it was these, on "
             "others it would probably do worse."

@@ -25,7 +25,7 @@ CACHES = ("auto", "device", "memory", "disk", "none")
 
 
 class Pictures(NamedTuple):
-    """What is read of a batch: pictures (n, 3, S, S) uint8 RGB, labels (n,) or (n, K), positions in the data set (n,)."""
+    """What is read of a batch: pictures (n, 3, S, S) uint8 RGB, labels (n,) or (n, K), and positions (n,)."""
 
     images: Tensor
     targets: Tensor

@@ -39,6 +39,7 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     Returns:
         The metrics of the best checkpoint.
     """
+    run.check_finished()
     hardware.wait_for_everyone()
     best, found = run.read_best()
     last = run.read_last()
