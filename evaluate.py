@@ -18,8 +18,8 @@ import tyro
 
 from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
+from models.writing import write_json
 from utils.uaffect import describe_affect
-from utils.ucheckpoint import write_json
 from utils.ucomparison import Comparison, check_seeds, compare, write_choices
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
 from utils.uevaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
+from models.writing import write_atomically
 from utils.uaffect import DIMENSIONS
-from utils.ucheckpoint import write_atomically
 from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from utils.uhardware import choose_hardware
 from utils.umedia import (

@@ -89,9 +89,7 @@ def export_onnx(
             verbose=False,
         )
     program.model.metadata_props.update(_metadata(model, input_type))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        unchecked = Path(folder) / path.name
+    with replacing(path) as unchecked:
         program.save(unchecked, external_data=False)
         difference = largest_difference(network, unchecked)
         if not difference <= TOLERANCE:  # also where it is not a number
@@ -100,7 +98,6 @@ def export_onnx(
                 f"random pictures, more than {TOLERANCE:g}; {path} was not written. Try other versions of torch, "
                 "onnxscript or onnxruntime"
             )
-        unchecked.replace(path)
     return difference
 
 
@@ -141,10 +138,7 @@ def export_half(checkpoint: str | Path, path: str | Path) -> None:
     if content.get("format") != FORMAT:
         raise ExportError(f"{checkpoint} holds published weights; --half takes a checkpoint that this project wrote")
     check_version(content, checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        torch.save(halve(content), Path(folder) / path.name)
-        (Path(folder) / path.name).replace(path)
+    write_atomically(path, lambda temporary: torch.save(halve(content), temporary))
 
 
 def random_pictures(number: int, size: int) -> Tensor:

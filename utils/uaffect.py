@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from models.esr import ESR
+from models.writing import write_json
 from utils.ubootstrap import Interval, draw_faces, percentile_interval
-from utils.ucheckpoint import Run, write_json
+from utils.ucheckpoint import Run
 from utils.uhardware import Hardware
 from utils.upipeline import FaceLoader
 from utils.utrain import show_progress

@@ -5,15 +5,8 @@ A folder `<base_path_experiment>/<script>/<name_experiment>/` holds `last.pt` (e
 renamed into it, so that no reader ever sees half of one.
 """
 
-import contextlib
 import csv
-import glob
 import io
-import json
-import os
-import re
-import time
-from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -25,9 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from models.classifier import ExpressionClassifier
+from models.writing import remove_unfinished, write_atomically
 from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
 
-DAY = 86_400  # seconds
 RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
 
 T = TypeVar("T")
@@ -51,47 +44,6 @@ ENTRIES = {  # of last.pt, beside the description of its network
     "history": list,
     "variables": dict,
 }
-TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter|iostream")  # what torch.save says when a disk is full
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` with a temporary path in the same folder, then put the file in its place in one step.
-
-    Raises:
-        OSError: when the file cannot be written or put in its place; it names the file. What was there before stays,
-            and no temporary file is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # of this process alone
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of processes that were killed
-        with contextlib.suppress(OSError):  # another process may have removed it, or hold it open
-            if time.time() - leftover.stat().st_mtime > DAY:
-                leftover.unlink()
-    try:
-        write(temporary)
-        with temporary.open("r+b") as file:  # Windows flushes what is open for writing only
-            os.fsync(file.fileno())
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
-            raise _named(path, error, "free space or name another folder") from error
-        raise
-    try:
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise _named(path, error, "close it where another program has it open, and start again") from error
-
-
-def _named(path: Path, error: Exception, what_to_do: str) -> OSError:
-    """Return the error of a file that could not be written, of the same kind, with the file's name."""
-    number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, RuntimeError):
-        reason = "the disk took no more"  # torch.save reports the place where its writer stood instead
-    message = f"{path.absolute()} could not be written: {reason}. What was there before is untouched; {what_to_do}"
-    return OSError(number, message) if number else OSError(message)
 
 
 class Run:
@@ -136,8 +88,7 @@ class Run:
             print(f"continue {directory} after stage {self.stage}, epoch {self._resumed['epoch']}")
         if writes:
             directory.mkdir(parents=True, exist_ok=True)
-            for unfinished in directory.glob(".*.partial"):  # of a run that was killed while it saved
-                unfinished.unlink(missing_ok=True)
+            remove_unfinished(directory)  # of a run that was killed while it saved
 
     @property
     def last_path(self) -> Path:
@@ -297,11 +248,6 @@ class Run:
         write_atomically(
             self.directory / "history.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8", newline="")
         )
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write plain values as indented JSON, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from models.writing import write_atomically
 from utils.ubootstrap import DRAWS
-from utils.ucheckpoint import write_atomically
 from utils.ucomparison import Comparison
 from utils.udata import read_image
 from utils.uevaluation import Scored

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from models.classifier import resize
-from utils.ucheckpoint import write_atomically
+from models.writing import write_atomically
 from utils.udata import DatasetError, FaceDataset, read_image
 from utils.uhardware import Batch, Hardware
 

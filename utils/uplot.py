@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from models.diversity import DEAD, SATURATED
+from models.writing import write_atomically
 from utils.ubootstrap import Interval
-from utils.ucheckpoint import write_atomically
 from utils.umetrics import Metrics, Reliability
 
 INK, GRID, MARK = "#333333", "#dddddd", "#999999"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from models.classifier import ExpressionClassifier
+from models.writing import write_atomically, write_json
 from utils.ubootstrap import Interval
-from utils.ucheckpoint import Run, write_atomically, write_json
+from utils.ucheckpoint import Run
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
 from utils.umetrics import Metrics, compute_metrics
