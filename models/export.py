@@ -1,6 +1,7 @@
 """Takes a trained network elsewhere: to ONNX, to the folder format of the published ESR weights, to half the size.
 
 Run:  python -m models.export checkpoint/esr_ferplus/demo/best.pt --onnx face.onnx --esr-folder face_esr --half face.pt
+From another folder: python PROJECT/models/export.py with the same words.
 
 ONNX: the input "images" is (N, 3, image_size, image_size), RGB, uint8 or float32 in [0, 1], for any N; channel order
 and normalisation are in the graph. Outputs: "probabilities" (N, K), the network's own mixture of its branches, "logits"
@@ -23,6 +24,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
+if not __package__:  # run as a file: Python looks beside it for modules, not in the project
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 from models.classifier import ExpressionClassifier, default_labels
 from models.esr import ESR
 from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, check_version, halve, load_model, read_tensors

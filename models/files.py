@@ -6,6 +6,7 @@ unpickler that knows how to rebuild tensors reads it, with an inert placeholder 
 """
 
 import pickle
+import re
 import types
 import warnings
 import zipfile
@@ -20,7 +21,7 @@ EXPECTED = (
     "a checkpoint written by this project (best.pt, last.pt), a folder with "
     f"{BASE_FILE} and {BRANCH_FILE.format(1)}, or a released MA-Net .pth file"
 )
-UNPACK = "unpack it and name what it holds"
+UNPACK = "unpack it, and name the file or folder that comes out"
 SIGNATURES = (  # (offset, bytes there, what such a file is and what to do)
     (0, b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull` in its repository"),
     (0, b"/annex/objects/", "a git-annex pointer, not the file itself: run `git annex get` in its repository"),
@@ -65,13 +66,25 @@ def read_tensors(path: Path) -> dict[Any, Any]:
         CheckpointError: when the file is truncated, damaged, or no checkpoint; it says what it is instead.
     """
     content = _read(path)
+    if isinstance(content, type) and issubclass(content, Placeholder):  # a class or function by its name alone
+        content = content()
     if isinstance(content, list | tuple):
         content = dict(enumerate(content))
+    if isinstance(content, Placeholder) and content.entries:
+        content = content.entries
     if isinstance(content, Placeholder):
         raise CheckpointError(f"{path} holds {content.described}; expected {EXPECTED}")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, no state dict; expected {EXPECTED}")
     return content
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder at a path; False where it cannot be told, which reading it then says."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def read_head(path: Path, length: int = 4096) -> bytes:
@@ -81,8 +94,13 @@ def read_head(path: Path, length: int = 4096) -> bytes:
         FileNotFoundError: when there is nothing at `path`.
         CheckpointError: for what is no regular file (reading a pipe would wait without end) or cannot be opened.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path.absolute()}; expected {EXPECTED}")
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name that is too long, a place that may not be looked into
+        raise CheckpointError(f"{shown(str(path))} cannot be opened: {error.strerror}; expected {EXPECTED}") from error
+    if not exists:
+        address = " (addresses are not read: download the file first)" if re.match(r"\w{2,}:[/\\]", str(path)) else ""
+        raise FileNotFoundError(f"no checkpoint at {path.absolute()}{address}; expected {EXPECTED}")
     if not path.is_file():
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; expected {EXPECTED}")
     try:
@@ -125,16 +143,23 @@ def recognize(head: bytes, path: Path) -> str | None:
 
 
 class Placeholder:
-    """Stands where a file names something that is no tensor; it takes any state and does nothing with it.
+    """Stands where a file names something that is no tensor; it takes any state and runs nothing.
 
     Attributes:
         origin: what the file names, module and class.
+        entries: what the file puts into it by keys; not empty for a dict of a class of its own.
         is_network: whether its state is that of a `torch.nn.Module`.
     """
 
     origin = "unknown"
     is_network = False
     dump_patches = False  # torch.load asks modules of old files for it, and would write a file were it true
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> "Placeholder":
+        """Make one whichever way a pickle asks for it, with or without `__init__`."""
+        made = super().__new__(cls)
+        made.entries = {}
+        return made
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         if arguments and isinstance(arguments[0], type) and issubclass(arguments[0], Placeholder):
@@ -151,7 +176,7 @@ class Placeholder:
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+        self.entries[key] = value
 
     def append(self, item: Any) -> None:
         """Take an element of a pickled list and forget it."""
@@ -180,7 +205,8 @@ class TensorUnpickler(pickle._Unpickler):  # the one in Python: a wrong number i
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a global up in the table; nothing is imported."""
-        return self.KNOWN.get((module, name)) or type("Placeholder", (Placeholder,), {"origin": f"{module}.{name}"})
+        own_name = name.rpartition(".")[2]  # what Python's messages say
+        return self.KNOWN.get((module, name)) or type(own_name, (Placeholder,), {"origin": f"{module}.{name}"})
 
     def load_build(self) -> None:
         """Drop an object's state: what is known here has none, and a file must not set attributes of it."""
@@ -237,6 +263,11 @@ def _check_zip(file: Any, path: Path) -> None:
             elif "model.weights.h5" in endings or "saved_model.pb" in endings:
                 what = "is a network of Keras or TensorFlow; only PyTorch's weights are read"
             raise CheckpointError(f"{path} {what}; expected {EXPECTED}")
+        if f"{names[0].partition('/')[0]}/data.pkl" not in names:
+            raise CheckpointError(
+                f"{path} is a checkpoint that was unpacked and packed again in another way ({some(names)}): copy or "
+                f"download it again, and leave it packed; expected {EXPECTED}"
+            )
         if len(set(names)) != len(names):
             raise zipfile.BadZipFile("two members have the same name")
         if sum(m.file_size for m in members) > MAX_UNPACKED and any(m.compress_type for m in members):

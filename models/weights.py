@@ -21,6 +21,7 @@ from models.files import (
     BRANCH_FILE,
     EXPECTED,
     CheckpointError,
+    is_folder,
     read_head,
     read_tensors,
     recognize,
@@ -63,7 +64,7 @@ def load_model(
     """
     place = find_device(device)
     path = SHIPPED if path is None else Path(path)
-    if path.is_dir():
+    if is_folder(path):
         model = _read_esr_folder(path, normalization)
     else:
         content = read_tensors(path)
@@ -369,7 +370,7 @@ def _build_released_manet(content: dict[Any, Any], path: Path, normalization: st
 
 def _no_manet(content: dict[Any, Any], path: Path) -> CheckpointError:
     """Return the error of a file without MA-Net: it holds a part of an ESR, a bare ESR, or neither."""
-    parts = f"the folder with {BASE_FILE} and {BRANCH_FILE.format(1)}, ..."
+    parts = f"with {BASE_FILE} and {BRANCH_FILE.format(1)}, ... in it"
     if find_state(content, ESR_LANDMARKS, path) is not None:
         return CheckpointError(
             f"{path} holds the bare state dict of an ESR, without image size, normalisation and class names: write it "

@@ -1,10 +1,17 @@
 """The networks: parameter counts, shapes, evaluation mode, prediction."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models.resnet import BasicBlock
 
-from models.classifier import EMOTIONS
+from models.classifier import EMOTIONS, as_faces
 from models.esr import ESR
 from models.manet import MANet, MultiScaleBlock, ResidualBlock
 
@@ -150,3 +157,159 @@ def test_a_residual_block_is_that_of_resnet():
         theirs.load_state_dict(ours.state_dict())
         features = torch.randn(2, 8, 10, 10)
         assert torch.equal(ours.eval()(features), theirs.eval()(features))
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+ALPHA = np.linspace(0, 255, 63).reshape(9, 7, 1).round().astype(np.uint8)
+COLOURED = (230, 60, 20)
+
+
+def pixels(images) -> np.ndarray:
+    """Return the one face in `images` as (H, W, 3)."""
+    faces = as_faces(images)
+    assert faces.shape[0] == 1 and faces.dtype in (torch.uint8, torch.float32)
+    return faces[0].movedim(0, -1).numpy()
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (RGB[..., 0], np.stack([RGB[..., 0]] * 3, axis=-1)),
+        (RGB[..., :1], np.stack([RGB[..., 0]] * 3, axis=-1)),
+        (RGB[None, ..., :1] / 255, np.stack([RGB[..., 0] / 255] * 3, axis=-1)),
+        (np.asfortranarray(RGB), RGB),
+        (RGB[::-1, ::-1, ::-1], RGB[::-1, ::-1, ::-1].copy()),
+        (frozen(RGB), RGB),
+        (np.broadcast_to(np.uint8(7), (9, 7, 3)), np.full((9, 7, 3), 7)),
+        (RGB / 255, RGB / 255),
+        ((RGB / 255).astype(">f4"), RGB / 255),
+        ((RGB / 255).astype(np.longdouble), RGB / 255),
+        (RGB > 100, (RGB > 100) * 255),
+    ],
+    ids=[
+        "grey",
+        "one channel",
+        "greys",
+        "Fortran",
+        "reversed",
+        "read-only",
+        "repeated",
+        "float64",
+        "big",
+        "long",
+        "bool",
+    ],
+)
+def test_arrays_of_every_layout_are_the_picture_they_show(array, expected):
+    np.testing.assert_allclose(pixels(array), expected, atol=1e-6)
+
+
+def test_grey_arrays_are_taken_as_pil_takes_them():
+    model = ESR(1, image_size=64)
+    grey = np.random.default_rng(1).integers(0, 256, (48, 48), dtype=np.uint8)
+    expected = model.predict(Image.fromarray(grey))
+    torch.testing.assert_close(model.predict(grey), expected)
+    torch.testing.assert_close(model.predict([grey, grey / 255])[1:], expected)
+    torch.testing.assert_close(model.predict(grey[None, ..., None]), expected)
+
+
+def test_what_transparency_hides_stays_hidden():
+    share = ALPHA / 255
+    expected = 255 * (1 - share) + RGB * share
+    rgba = np.concatenate([RGB, ALPHA], axis=-1)
+    np.testing.assert_allclose(pixels(rgba), expected, atol=0.51)
+    np.testing.assert_allclose(pixels(rgba[None] / 255), expected / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels(Image.fromarray(rgba)), expected, atol=0.51)
+    grey = np.concatenate([RGB[..., :1], ALPHA], axis=-1)
+    np.testing.assert_allclose(
+        pixels(Image.fromarray(grey)), (255 * (1 - share) + RGB[..., :1] * share).repeat(3, 2), atol=0.51
+    )
+    assert (pixels(Image.fromarray(rgba).convert("PA"))[0, 0] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "1"])
+def test_a_colour_that_stands_for_transparency_is_white(tmp_path, mode):
+    Image.new(mode, (4, 4), 0).save(tmp_path / "hidden.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
+    with Image.open(tmp_path / "hidden.png") as image:
+        assert image.mode == mode and (pixels(image) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["LAB", "HSV", "CMYK", "YCbCr", "RGBX", "RGBA", "RGBa"])
+def test_pictures_of_other_colour_modes_keep_their_colours(tmp_path, mode):
+    picture = Image.new("RGB", (8, 8), COLOURED)
+    picture = picture.convert("RGBA").convert(mode) if mode == "RGBa" else picture.convert(mode)
+    np.testing.assert_allclose(pixels(picture)[0, 0], COLOURED, atol=4)
+    if mode in ("LAB", "CMYK"):
+        picture.save(tmp_path / "a.tif")
+        with Image.open(tmp_path / "a.tif") as read:
+            assert read.mode == mode
+            np.testing.assert_allclose(pixels(read)[0, 0], COLOURED, atol=4)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.full((8, 8, 3), np.nan), r"not numbers \(NaN\)"),
+        (np.full((8, 8, 4), np.nan), r"not numbers \(NaN\)"),
+        (np.full((8, 8), np.inf), r"expected \[0, 1\]"),
+        (np.dstack([RGB, ALPHA]) * 1.0, r"expected \[0, 1\]"),
+        (np.zeros((5, 8, 8), np.uint8), r"several are \(N, H, W, 1\)"),
+        (np.zeros((3, 8, 8), np.uint8), "channels first"),
+        (np.zeros((8, 8, 2), np.uint8), r"shape \(8, 8, 2\)"),
+        (np.zeros((0, 0), np.uint8), "at least one face"),
+        (np.zeros((8, 8, 3), np.uint16), "expected uint8"),
+        (np.zeros((8, 8, 3), complex), "type complex128"),
+        (np.zeros((8, 8, 3), object), "type object"),
+        (np.ma.masked_equal(RGB, 3), "is a masked array"),
+        (torch.zeros(1, 3, 8, 8).to_sparse(), "sparse or have no data"),
+        (torch.zeros(1, 3, 8, 8, device="meta"), "sparse or have no data"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.bool), "expected uint8"),
+        (Image.new("F", (8, 8)), "mode F; expected 8 bits"),
+    ],
+)
+def test_pictures_that_are_none_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        as_faces(images)
+
+
+def test_a_damaged_picture_is_refused_when_it_is_decoded(tmp_path):
+    Image.fromarray(RGB).resize((300, 300)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-2000])
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(ValueError, match="cannot be read as RGB"):
+        as_faces([image])
+
+
+FORKED = """
+import multiprocessing, sys, torch
+from models.esr import ESR
+torch.set_num_threads(2)
+model, faces = ESR(1, image_size=64).eval(), torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+before = model.predict(faces)
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=lambda: queue.put((torch.get_num_threads(), model.predict(faces).tolist())), daemon=True)
+child.start()
+threads, after = queue.get(timeout=60)
+assert threads == 1 and torch.get_num_threads() == 2
+torch.testing.assert_close(torch.tensor(after), before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork")
+def test_a_forked_process_predicts(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", FORKED], cwd=root, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_export_runs_from_any_folder(tmp_path):
+    script = Path(__file__).parents[1] / "models" / "export.py"
+    done = subprocess.run([sys.executable, script, "absent.pt", "--half", "a.pt"], cwd=tmp_path, capture_output=True)
+    assert b"no checkpoint at" in done.stderr and str(tmp_path).encode() in done.stderr
