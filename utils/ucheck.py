@@ -5,12 +5,11 @@ cannot be read whole, which stand there twice or in two splits, whether the labe
 what to do about each.
 """
 
-import hashlib
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,9 +23,9 @@ from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
 from models.weights import SHIPPED
 from utils.uannotations import find_affect_net
+from utils.ucopies import Content, Finding, Split, check_copies, content_of, some
 from utils.udata import (
     FERPLUS_VOTES_TO_EMOTIONS,
-    IMAGE_SUFFIXES,
     RAFDB,
     RAFDB_TO_EMOTIONS,
     AffectNet,
@@ -35,28 +34,14 @@ from utils.udata import (
     FERPlus,
     read_image,
 )
+from utils.utable import printable
 
 SAMPLE = 800  # faces of a split that the network is asked about
 FEWEST = 5  # faces of a class from which its recall counts
-EXAMPLES = 3  # files named per finding
+LOST = ("links to nothing", "folders that cannot be read", "special files")  # where pictures were
+CROSSED = 0.15  # how much more of each class a network finds under another's label for the two to be exchanged
 FER2013_ORDER = (6, 5, 4, 1, 2, 3, 0)  # the classes of Kaggle's fer2013.csv as ours
 PLEASANT = {1: 1, 2: -1, 4: -1, 5: -1, 6: -1, 7: -1}  # sign of an emotion's mean valence, where it has a clear one
-
-
-class Finding(NamedTuple):
-    """Something that is not as it should be: "error" spoils a training, "note" is worth knowing; and what to do."""
-
-    level: str
-    text: str
-    remedy: str
-
-
-class Split(NamedTuple):
-    """One split as it was found: the labelled faces, and all its picture files."""
-
-    name: str
-    faces: FaceDataset
-    files: list[Path]
 
 
 class Known(NamedTuple):
@@ -64,27 +49,20 @@ class Known(NamedTuple):
 
     Attributes:
         read: opens a split.
-        files: lists all pictures of a split, those without a label too.
         published: faces per class of each split, in our order; None where no number is published.
         optional: splits that training does without.
         source: where the numbers are from.
     """
 
     read: Callable[[Path, str], FaceDataset]
-    files: Callable[[Path, FaceDataset, str], list[Path]]
     published: dict[str, tuple[int, ...] | None]
     optional: tuple[str, ...]
     source: str
 
 
-def _below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
 DATASETS = {
     "affectnet": Known(
         lambda root, split: AffectNet(root, split),
-        lambda root, faces, split: _below(root / AffectNet.FOLDERS[split]),
         {
             "train": (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750),
             "validation": (500,) * 8,
@@ -95,7 +73,6 @@ DATASETS = {
     ),
     "ferplus": Known(
         lambda root, split: FERPlus(root, split),
-        lambda root, faces, split: _below(root / "Images" / f"FER2013{split.capitalize()}"),
         {
             "train": (8733, 7284, 3022, 3136, 536, 116, 2098, 120),
             "valid": (1180, 862, 348, 411, 60, 25, 289, 16),
@@ -106,7 +83,6 @@ DATASETS = {
     ),
     "rafdb": Known(
         lambda root, split: RAFDB(root, split),
-        lambda root, faces, split: faces.paths,
         {"train": (2524, 4772, 1982, 1290, 281, 717, 705), "test": (680, 1185, 478, 329, 74, 160, 162)},
         (),
         "Li et al. 2017",
@@ -132,18 +108,18 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
             if name not in known.optional:
                 findings.append(Finding("error", f"{name}: {error}", _remedy_for_missing(dataset, root)))
             continue
-        splits.append(Split(name, faces, known.files(root, faces, name)))
+        splits.append(Split(name, faces, faces.files))
     for split in splits:
         published = known.published[split.name]
         print(_counts_table(split, published, known.source))
-        findings += check_counts(split, published)
+        findings += check_counts(split, published) + check_left_out(split)
     content, unreadable = read_all([path for split in splits for path in split.files])
     findings += unreadable + check_copies(splits, content)
     for split in splits:
         findings += check_labels(split, known.published[split.name], model, set(content))
     errors = sum(finding.level == "error" for finding in findings)
     for finding in sorted(findings, key=lambda finding: finding.level):
-        print(f"{finding.level}: {finding.text}\n    what to do: {finding.remedy}")
+        print(printable(f"{finding.level}: {finding.text}", 4000) + f"\n    what to do: {finding.remedy}")
     print(f"{root}: {errors} errors, {len(findings) - errors} notes")
     return findings
 
@@ -174,72 +150,49 @@ def check_counts(split: Split, published: Sequence[int] | None) -> list[Finding]
     return findings
 
 
-def read_all(paths: Sequence[Path]) -> tuple[dict[Path, bytes], list[Finding]]:
-    """Decode every picture to its end; returns a digest of its pixels, and a finding for those that cannot be read."""
+def check_left_out(split: Split) -> list[Finding]:
+    """Say what lies in the folders of a split and is not read; links to nothing are lost pictures."""
+    lost = {reason: count for reason, count in split.faces.left_out.items() if reason in LOST}
+    others = {reason: count for reason, count in split.faces.left_out.items() if reason not in LOST}
+    findings = [
+        Finding(
+            level,
+            f"{split.name}: left out {', '.join(f'{count:,} {reason}' for reason, count in sorted(left_out.items()))}",
+            remedy,
+        )
+        for level, left_out, remedy in (
+            ("error", lost, "restore what they led to, or remove them"),
+            ("note", others, "look whether pictures are among them; what does not belong there does no harm"),
+        )
+        if left_out
+    ]
+    return findings
 
-    def digest(path: Path) -> bytes | str:
+
+def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]:
+    """Decode every picture to its end; returns what they show, and a finding for those that cannot be read."""
+
+    def read(path: Path) -> Content | str:
         try:
             with Image.open(path) as image:
                 image.load()  # refuses a file that lost its end, which OpenCV fills with grey
-                pixels = np.asarray(image.convert("RGB"))
+                return content_of(image)
         except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
-            return f"{path} ({path.stat().st_size:,} bytes): {error}"
-        return hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).digest()
+            size = f"{path.stat().st_size:,} bytes" if path.is_file() else "not there"
+            return printable(f"{path} ({size}): {error}", 400)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
-        digests = list(tqdm(pool.map(digest, paths), "read every picture", len(paths), unit=" pictures", leave=False))
-    broken = [value for value in digests if isinstance(value, str)]
+        contents = list(tqdm(pool.map(read, paths), "read every picture", len(paths), unit=" pictures", leave=False))
+    broken = [value for value in contents if isinstance(value, str)]
     findings = [
         Finding(
             "error",
-            f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {_some(broken)}",
+            f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}",
             "restore them from the archive, or preprocess those rows again",
         )
     ]
-    content = {path: value for path, value in zip(paths, digests, strict=True) if isinstance(value, bytes)}
+    content = {path: value for path, value in zip(paths, contents, strict=True) if isinstance(value, Content)}
     return content, findings if broken else []
-
-
-def check_copies(splits: Sequence[Split], content: dict[Path, bytes]) -> list[Finding]:
-    """Find pictures of the same pixels, in two splits and within one; faces labelled differently are told apart."""
-    places: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
-    for split in splits:
-        for path in split.files:
-            if path in content:
-                places[content[path]].append((split.name, path))
-    labels = {path: split.faces.labels[i].tolist() for split in splits for i, path in enumerate(split.faces.paths)}
-    across: dict[str, list[str]] = defaultdict(list)
-    within: dict[str, list[str]] = defaultdict(list)
-    contradicting: dict[str, int] = defaultdict(int)
-    for copies in places.values():
-        names = sorted({name for name, _ in copies})
-        listing = " = ".join(f"{name}/{path.name}" for name, path in copies)
-        if len(names) > 1:
-            across[" and ".join(names)].append(listing)
-        for name in names:
-            own = [path for split, path in copies if split == name]
-            if len(own) > 1:
-                within[name].append(listing)
-                contradicting[name] += len({labels[path] for path in own if path in labels}) > 1
-    findings = [
-        Finding(
-            "error",
-            f"{len(listings):,} pictures stand in {names}, by content: {_some(listings)}",
-            f"remove them from {'train' if 'train' in names else names.split(' and ')[-1]}: a face that was learnt "
-            "from must not be scored. Where the set is published with such copies and the protocol keeps them (FER+ "
-            "does), say so beside the number",
-        )
-        for names, listings in across.items()
-    ]
-    return findings + [
-        Finding(
-            "note",
-            f"{name}: {len(listings):,} pictures are there more than once, {contradicting[name]:,} of them with "
-            f"different labels: {_some(listings)}",
-            "keep one of each, or know that these faces weigh more (FER2013 was published with such copies)",
-        )
-        for name, listings in within.items()
-    ]
 
 
 def check_labels(
@@ -295,6 +248,40 @@ def check_labels(
                     "photographs of faces, leave this out with --network None",
                 )
             )
+        if not findings:
+            findings += check_exchanged(split, answers, labels)
+    return findings
+
+
+def check_exchanged(split: Split, answers: np.ndarray, labels: np.ndarray) -> list[Finding]:
+    """Find classes that a network's answers say are exchanged, while the others stand where they should."""
+    names = split.faces.class_names
+    K = len(names)
+    counts = np.zeros((K, K))
+    np.add.at(counts, (labels, answers), 1)
+    shares = counts / np.maximum(
+        counts.sum(axis=1, keepdims=True), 1
+    )  # of the faces under a label, what they look like
+    enough = counts.sum(axis=1) >= FEWEST
+    moves = np.array([move for move in permutations(range(K)) if all(enough[k] or move[k] == k for k in range(K))])
+    best = moves[shares[np.arange(K), moves].sum(axis=1).argmax()]
+    findings, seen = [], set()
+    for first in range(K):
+        cycle = [first]
+        while best[cycle[-1]] != first:
+            cycle.append(int(best[cycle[-1]]))
+        gain = sum(shares[k, best[k]] - shares[k, k] for k in cycle) / len(cycle)
+        if len(cycle) > 1 and gain > CROSSED and not seen & set(cycle):
+            looks = ", ".join(f"{shares[k, best[k]]:.0%} of {names[k]} as {names[best[k]]}" for k in cycle)
+            findings.append(
+                Finding(
+                    "note",
+                    f"{split.name}: {' and '.join(names[k] for k in cycle)} look exchanged to the network, which sees "
+                    f"{looks}, while the other classes stand where they should",
+                    "look at some faces of these classes, and exchange their folders or labels where they are wrong",
+                )
+            )
+        seen |= set(cycle)
     return findings
 
 
@@ -315,10 +302,11 @@ def orders(K: int) -> dict[str, Sequence[int]]:
 
 
 def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a network says of a sample of the faces whose classes it knows, and their labels."""
-    rng = np.random.default_rng(0)
+    """Return what a network says of a sample of the faces, as many of each class where there are, and their labels."""
+    rng, K = np.random.default_rng(0), len(faces.class_names)
     places = [place for place in rng.permutation(len(faces)).tolist() if faces.paths[place] in readable]
-    sample = places[:SAMPLE]
+    of_class = [[place for place in places if faces.labels[place] == label][: SAMPLE // K] for label in range(K)]
+    sample = [place for of_one in of_class for place in of_one]
     answers = model.predict([read_image(faces.paths[place]) for place in sample]) if sample else np.empty((0, 8))
     answers = answers[:, : len(faces.class_names)].argmax(1)
     return np.asarray(answers), faces.labels[sample].astype(np.int64)
@@ -348,17 +336,12 @@ def _remedy_for_missing(dataset: str, root: Path) -> str:
     if dataset == "affectnet":
         try:
             find_affect_net(root, root, 1)
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return "name the folder that holds the layout named above"
         return (
             "this is AffectNet as it is released: run pre_process_affect_net on it first (README, Preparing the data)"
         )
     return "name the folder that holds the layout named above, or unpack the part that is missing into it"
-
-
-def _some(items: Iterable[str]) -> str:
-    items = list(items)
-    return "; ".join(items[:EXAMPLES]) + ("; ..." if len(items) > EXAMPLES else "")
 
 
 def command(

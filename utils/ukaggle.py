@@ -31,7 +31,7 @@ class Named(NamedTuple):
 
 
 def find_labels(root: Path, split: str) -> Path | None:
-    """Return the table of a split, None when there is none; a folder may be named instead of its own part alone."""
+    """Return the table of a split, None when there is none."""
     return next((path for path in (below(root, place) for place in PLACES[split]) if path.is_file()), None)
 
 

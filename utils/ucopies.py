@@ -1,0 +1,207 @@
+"""Finds pictures that stand in a data set more than once: the same pixels, nearly the same, or names that tell it.
+
+A face that was learnt from must not be scored, not even mirrored, brighter or compressed again.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from utils.udata import FaceDataset
+
+EXAMPLES = 3  # files named per finding
+SIDE = 16  # pixels along each side of the grey thumbnails that are compared
+ALIKE = 0.985  # correlation of two thumbnails from which the pictures are looked at closer
+CLOSER = 32, 0.95  # pixels along each side then, and their correlation from which one is a copy of the other
+"""On the real FER+, every pair beyond these that was looked at is one photograph, cut, sized or compressed otherwise.
+
+Different faces first appear below 0.955 (16 pixels). Of the drawn faces, the closest pair reaches 0.978.
+"""
+FLAT = 4.0  # grey values: a thumbnail whose standard deviation is less shows nothing to compare
+BLOCK = 4096  # thumbnails compared at a time: bounds memory
+
+
+class Finding(NamedTuple):
+    """Something that is not as it should be: "error" spoils a training, "note" is worth knowing; and what to do."""
+
+    level: str
+    text: str
+    remedy: str
+
+
+class Split(NamedTuple):
+    """One split as it was found: the labelled faces, and all its picture files."""
+
+    name: str
+    faces: FaceDataset
+    files: list[Path]
+
+
+class Content(NamedTuple):
+    """What a picture shows: a digest of its pixels, and a small grey copy, SIDE * SIDE bytes."""
+
+    digest: bytes
+    thumbnail: bytes
+
+
+def content_of(image: Image.Image) -> Content:
+    """Return what a picture shows; decodes it to its end."""
+    image = image.convert("RGB")
+    pixels = np.asarray(image)
+    digest = hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).digest()
+    return Content(digest, _grey(image, SIDE).tobytes())
+
+
+def some(items: Iterable[str]) -> str:
+    """Return the first few of many."""
+    items = list(items)
+    return "; ".join(items[:EXAMPLES]) + ("; ..." if len(items) > EXAMPLES else "")
+
+
+def check_copies(splits: Sequence[Split], content: dict[Path, Content]) -> list[Finding]:
+    """Find copies across and within splits, by pixels, by looks and by names."""
+    training = [split for split in splits if split.name == "train"]
+    scored = [split for split in splits if split.name not in ("train", "unlabeled")]
+    findings = check_same(splits, content)
+    for train in training:
+        for split in scored:
+            findings += check_alike(train, split, content) + check_names(train, split)
+    return findings
+
+
+def check_same(splits: Sequence[Split], content: dict[Path, Content]) -> list[Finding]:
+    """Find pictures of the same pixels, in two splits and within one; faces labelled differently are told apart."""
+    places: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
+    for split in splits:
+        for path in split.files:
+            if path in content:
+                places[content[path].digest].append((split.name, path))
+    labels = {path: split.faces.labels[i].tolist() for split in splits for i, path in enumerate(split.faces.paths)}
+    across: dict[str, list[str]] = defaultdict(list)
+    within: dict[str, list[str]] = defaultdict(list)
+    contradicting: dict[str, int] = defaultdict(int)
+    for copies in places.values():
+        names = sorted({name for name, _ in copies})
+        listing = " = ".join(f"{name}/{path.name}" for name, path in copies)
+        if len(names) > 1:
+            across[" and ".join(names)].append(listing)
+        for name in names:
+            own = [path for split, path in copies if split == name]
+            if len(own) > 1:
+                within[name].append(listing)
+                contradicting[name] += len({labels[path] for path in own if path in labels}) > 1
+    findings = [
+        Finding(
+            "error",
+            f"{len(listings):,} pictures stand in {names}, by content: {some(listings)}",
+            f"remove them from {'train' if 'train' in names else names.split(' and ')[-1]}: a face that was learnt "
+            "from must not be scored. Where the set is published with such copies and the protocol keeps them (FER+ "
+            "does), say so beside the number",
+        )
+        for names, listings in across.items()
+    ]
+    return findings + [
+        Finding(
+            "note",
+            f"{name}: {len(listings):,} pictures are there more than once, {contradicting[name]:,} of them with "
+            f"different labels: {some(listings)}",
+            "keep one of each, or know that these faces weigh more (FER2013 was published with such copies)",
+        )
+        for name, listings in within.items()
+    ]
+
+
+def check_alike(train: Split, scored: Split, content: dict[Path, Content]) -> list[Finding]:
+    """Find pictures of a scored split that training shows nearly as they are, or mirrored, but not pixel by pixel."""
+    train_files = [path for path in train.files if path in content]
+    scored_files = [path for path in scored.files if path in content]
+    same = {content[path].digest for path in train_files}
+    scored_files = [path for path in scored_files if content[path].digest not in same]
+    found: dict[Path, tuple[float, str]] = {}
+    for alike, i, j, mirrored in _pairs(
+        [content[path].thumbnail for path in scored_files], [content[path].thumbnail for path in train_files]
+    ):
+        path, other = scored_files[i], train_files[j]
+        if alike > found.get(path, (0.0, ""))[0] and _are_copies(path, other, mirrored):
+            found[path] = alike, f"{scored.name}/{path.name} ~ train/{other.name}{' (mirrored)' if mirrored else ''}"
+    if not found:
+        return []
+    examples = [text for _, text in sorted(found.values(), reverse=True)]
+    return [
+        Finding(
+            "error",
+            f"{len(found):,} pictures of {scored.name} look like one of train that was mirrored, sized, made brighter "
+            f"or compressed again: {some(examples)}",
+            "look at them side by side, and remove those that are the same photograph from train: a face that was "
+            "learnt from must not be scored. Where the set is published with such copies and the protocol keeps them "
+            "(FER+ does), say so beside the number",
+        )
+    ]
+
+
+def _pairs(scored: Sequence[bytes], train: Sequence[bytes]) -> Iterator[tuple[float, int, int, bool]]:
+    """Yield correlation, places and whether it is mirrored of all pairs of thumbnails that are alike."""
+    for first in range(0, len(train), BLOCK):
+        against = _normalized(train[first : first + BLOCK]).reshape(-1, SIDE * SIDE).T
+        for begin in range(0, len(scored), BLOCK):
+            block = _normalized(scored[begin : begin + BLOCK])  # (N, SIDE, SIDE)
+            for mirrored, thumbnails in ((False, block), (True, block[:, :, ::-1])):
+                alike = thumbnails.reshape(len(block), -1) @ against
+                for i, j in zip(*np.nonzero(alike > ALIKE), strict=True):
+                    yield float(alike[i, j]), begin + int(i), first + int(j), mirrored
+
+
+def _normalized(thumbnails: Sequence[bytes]) -> np.ndarray:
+    """Return thumbnails (N, SIDE, SIDE) of mean 0 and length 1, so that products are correlations; 0 where flat."""
+    pixels = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, SIDE, SIDE).astype(np.float32)
+    pixels -= pixels.mean(axis=(1, 2), keepdims=True)
+    length = np.sqrt((pixels**2).sum(axis=(1, 2), keepdims=True))
+    return np.where(length < FLAT * SIDE, 0, pixels / np.maximum(length, 1e-6)).astype(np.float32)
+
+
+def _are_copies(path: Path, other: Path, mirrored: bool) -> bool:
+    """Look closer at two pictures whose thumbnails are alike."""
+    side, limit = CLOSER
+    try:
+        with Image.open(path) as first, Image.open(other) as second:
+            one, two = (_grey(image.convert("RGB"), side).astype(np.float32) for image in (first, second))
+    except Exception:  # read whole a moment ago: it changed meanwhile, and there is nothing to compare
+        return False
+    return bool(np.corrcoef(one[:, ::-1].ravel() if mirrored else one.ravel(), two.ravel())[0, 1] >= limit)
+
+
+def _grey(image: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX))
+
+
+def check_names(train: Split, scored: Split) -> list[Finding]:
+    """Find pictures of train whose names hold the name of a picture that is scored, such as aug_test_0001.jpg."""
+    stems = {path.stem.lower() for path in scored.files}
+    stems = {stem for stem in stems if len(stem) >= 6 and re.search(r"\d", stem)}  # 1.jpg says nothing
+    found = []
+    for path in train.files:
+        words = re.split(r"([^0-9a-z]+)", path.stem.lower())  # words at even places, what separates them between
+        parts = (
+            "".join(words[i:j])
+            for i in range(0, len(words), 2)
+            for j in range(i + 1, len(words) + 1, 2)
+            if j - i < len(words)
+        )
+        part = next((part for part in parts if part in stems), None)
+        if part is not None:
+            found.append(f"train/{path.name} and {scored.name}/{part}")
+    if not found:
+        return []
+    return [
+        Finding(
+            "note",
+            f"{len(found):,} pictures of train have the name of one of {scored.name} in theirs: {some(found)}",
+            f"look whether they were made from the faces of {scored.name}, and remove those",
+        )
+    ]
