@@ -26,6 +26,7 @@ import tyro
 from torch.optim.lr_scheduler import StepLR
 
 from models import load_pretrained
+from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from utils.uaffect import affect_loss, report_affect, validate_affect
@@ -33,7 +34,7 @@ from utils.ucheckpoint import MayChange, Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.udemosets import write_affectnet
 from utils.uhardware import choose_hardware
-from utils.uoptions import check_options, one_line_errors
+from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
 from utils.ureport import report
 from utils.utrain import AveragedWeights, Stage, accuracy, one_cycle, validate

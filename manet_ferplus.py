@@ -25,6 +25,7 @@ import tyro
 from torch.optim.lr_scheduler import StepLR
 
 from models import load_pretrained
+from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.manet import MANet, MANetOutput
 from utils.ucheckpoint import MayChange, Run
@@ -32,7 +33,7 @@ from utils.udata import FERPlus, at_most
 from utils.udemosets import write_fer_plus
 from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
-from utils.uoptions import check_options, one_line_errors
+from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
 from utils.ureport import report
 from utils.utrain import Stage, accuracy, validate

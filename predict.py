@@ -1,6 +1,6 @@
 """Label the faces in photos, folders, videos or a webcam.
 
-Run:  python predict.py photo.jpg folder video.mp4 --annotate
+Run:  python predict.py photo.jpg folder video.mp4 '*.png' --annotate
       python predict.py --webcam 0
       python predict.py faces --detector none --checkpoint checkpoint/esr_ferplus/demo/best.pt --explain
 Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, label,
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from os.path import commonpath, normpath
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +25,12 @@ from tqdm import tqdm
 
 from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
+from models.console import one_line_errors
 from models.writing import write_atomically
 from utils.uaffect import DIMENSIONS
 from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from utils.uhardware import choose_hardware
+from utils.uinputs import describe_left_out, list_media
 from utils.umedia import (
     VIDEO_SUFFIXES,
     Frame,
@@ -37,11 +39,11 @@ from utils.umedia import (
     VideoFile,
     annotate,
     annotated_path,
-    find_media,
     read_media,
     stream_webcam,
     write_picture,
 )
+from utils.uoutput import naming, plan_places
 
 EXPLAINED_AT_ONCE = 8  # faces whose heat maps are in memory at a time
 TALKATIVE = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
@@ -78,12 +80,14 @@ def write_explanations(model: ExpressionClassifier, frame: Frame, faces: list[La
     from utils.uplot import write_figure
 
     moment = "" if frame.seconds is None else f"_{frame.seconds:.3f}s"
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    with naming(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(faces), EXPLAINED_AT_ONCE):
         explanation = explain(model, [face.crop for face in faces[start : start + EXPLAINED_AT_ONCE]])
         for number in range(len(explanation.targets)):
             path = stem.with_name(f"{stem.name}{moment}_face{start + number + 1}.png")
-            write_figure(plot_explanation(explanation, number, model.labels), path)
+            with naming(path):
+                write_figure(plot_explanation(explanation, number, model.labels), path)
 
 
 def plain(path: Path) -> Path:
@@ -102,10 +106,10 @@ def write_results(
     photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
     live, talkative = prediction.webcam is not None, photos and len(paths) <= TALKATIVE
     window = None
-    root = Path(commonpath([plain(path).parent for path in paths])) if paths else Path()
+    places = dict(zip(paths, plan_places([plain(path) for path in paths]), strict=True))
     progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
-        inner = plain(source).relative_to(root) if isinstance(source, Path) else Path(source)
+        inner = places.get(source, Path(source))
         drawable = True
         with VideoFile(annotated_path(prediction.output / "annotated" / inner, is_video=True)) as video:
             try:
@@ -115,7 +119,9 @@ def write_results(
                     if frame.error:
                         tqdm.write(f"{UNREADABLE}: {frame.error}", sys.stderr)
                         continue
-                    if talkative and not live:
+                    if frame.note:
+                        tqdm.write(f"{source}: {frame.note}", sys.stderr)
+                    if talkative and frame.rate is None:
                         print(*say(frame, faces), sep="\n")
                     if prediction.explain and faces:
                         write_explanations(model, frame, faces, prediction.output / "explained" / inner)
@@ -158,14 +164,15 @@ def main(prediction: Prediction) -> None:
     if prediction.every < 1:
         raise ValueError(f"every is {prediction.every}; expected 1 for every picture, 2 for every second one, ...")
     results = [prediction.output / "annotated", prediction.output / "explained"]
-    paths = find_media(prediction.inputs, exclude=results)
+    media = list_media(prediction.inputs, exclude=results)
+    paths = media.files
     try:
         prediction.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"{prediction.output} cannot be made a folder for results ({error.strerror}); name another with --output"
         ) from error
-    hardware = choose_hardware(prediction.device, "float32", compile="off")
+    hardware = choose_hardware(prediction.device, "float32", compile="off", alone=True)
     path = prediction.checkpoint
     model = load_model(path, hardware.device) if path else load_model(device=hardware.device)
     live = prediction.webcam is not None
@@ -187,8 +194,10 @@ def main(prediction: Prediction) -> None:
             temporary.unlink(missing_ok=True)
             raise
 
-    (prediction.output / "predictions.csv").unlink(missing_ok=True)  # of an earlier run
-    write_atomically(prediction.output / "predictions.csv", write)
+    place = prediction.output / "predictions.csv"
+    with naming(place):
+        place.unlink(missing_ok=True)  # of an earlier run
+        write_atomically(place, write)
     seconds = time.perf_counter() - began
     table = counts[0]
     faces = sum(table.labels[label] for label in model.labels)
@@ -198,6 +207,8 @@ def main(prediction: Prediction) -> None:
         f"{table.labels[NO_FACE]:,} pictures without a face, {table.unreadable:,} files unreadable; "
         f"{seconds:.1f} s, {table.pictures / seconds:.1f} pictures/s"
     )
+    if media.left_out:
+        print(f"left out: {describe_left_out(media.left_out)}")
     asked = {"predictions.csv": True, "annotated": prediction.annotate, "explained": prediction.explain}
     written = [name for name, wanted in asked.items() if wanted and (prediction.output / name).exists()]
     print(f"wrote {prediction.output}: {', '.join(written)}")
@@ -208,10 +219,5 @@ def main(prediction: Prediction) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8
-    try:
+    with one_line_errors("interrupted; no predictions.csv was written"):
         main(tyro.cli(Prediction))
-    except (ValueError, OSError) as error:
-        sys.exit(f"predict.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("predict.py: interrupted; no predictions.csv was written")

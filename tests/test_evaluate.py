@@ -209,7 +209,9 @@ def test_names_of_a_subset(tmp_path):
     chosen = select_faces(faces, names)
     assert chosen.faces.paths == [paths[1], paths[2], paths[3]] and not chosen.unknown and chosen.whole == 4
     names.write_text("x.png\n")
-    with pytest.raises(DatasetError, match=r"names\.txt, line 1: x\.png fits 2 faces .*a/1/x\.png; write their folders"):
+    with pytest.raises(
+        DatasetError, match=r"names\.txt, line 1: x\.png fits 2 faces .*a/1/x\.png; write their folders"
+    ):
         select_faces(faces, names)
     names.write_text("# nothing\n\n")
     with pytest.raises(DatasetError, match=r"none of the 0 names in .*\(nothing\)"):

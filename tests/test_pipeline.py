@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -100,6 +102,29 @@ def test_unreadable_pictures_are_counted_and_named_and_leave_no_cache(tmp_path):
     with pytest.raises(DatasetError, match=r"2 of 12 pictures .*0000004_4_0_0\.jpg \(0 bytes\)"):
         FaceLoader(dataset, 8, 4, shuffle=False, cache_folder=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.npy"))
+
+
+def test_a_header_beyond_every_limit_is_an_unreadable_picture_like_others(tmp_path):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    rest = chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    folder = folder_of_pictures(tmp_path, 12)
+    (folder / "0000004_4_0_0.jpg").write_bytes(b"\x89PNG\r\n\x1a\n" + header + rest)
+    for cache in ("memory", "none"):
+        with pytest.raises(DatasetError, match=r"0000004_4_0_0\.jpg .*100,000 x 100,000 pixels, more than"):
+            FaceImages(AffectNet(tmp_path, "validation"), 20, cache).__getitems__(range(12))
+
+
+def test_what_is_transparent_is_white_in_training(tmp_path):
+    """OpenCV's IMREAD_COLOR would show what was erased."""
+    folder = folder_of_pictures(tmp_path, 8)
+    hidden = np.full((20, 20, 4), 60, np.uint8)
+    hidden[..., 3] = 0
+    (folder / "0000004_4_0_0.jpg").write_bytes(cv2.imencode(".png", hidden)[1].tobytes())
+    images = FaceImages(AffectNet(tmp_path, "validation"), 20, "memory").images
+    assert (images[4] == 255).all() and int(images[3].mean()) == 30
 
 
 def test_every_face_comes_once_and_the_order_follows_the_random_state(faces):

@@ -23,6 +23,7 @@ from models.weights import describe_model
 from utils.udemo import Face, draw_face, draw_photograph
 from utils.uexplain import SPREAD, explain, plot_explanation, score_maps
 from utils.uface import cut_face, find_faces, label_faces, make_detector
+from utils.uhardware import choose_hardware
 from utils.umedia import Frame, MediaError, VideoFile, annotate, find_media, read_media, read_photo, stream_video
 
 REPOSITORY = Path(__file__).parents[1]
@@ -272,21 +273,22 @@ def test_photos_are_decoded_as_they_are_and_damaged_ones_refused(tmp_path, photo
         data = (tmp_path / name).read_bytes()
         for share in (0, 0.5, 0.97):
             (tmp_path / f"cut_{name}").write_bytes(data[: int(share * len(data))])
-            with pytest.raises(MediaError, match=rf"cut_{name} .* cannot be read as a picture"):
+            with pytest.raises(MediaError, match=rf"cut_{name} .* is no picture that can be read"):
                 read_photo(tmp_path / f"cut_{name}")
 
 
-def test_a_photo_whose_camera_notes_are_damaged_does_not_stop_the_rest(tmp_path):
+def test_a_photo_whose_camera_notes_are_damaged_is_read_as_it_is_stored(tmp_path, photograph):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # orientation 6, then half an entry
     exif += b"\x32\x01\x02\0\xff\xff\xff\0\xff\xff"
-    Image.new("RGB", (8, 4)).save(tmp_path / "notes.jpg", exif=exif)
-    Image.new("RGB", (8, 4)).save(tmp_path / "sound.jpg")
+    Image.fromarray(photograph).save(tmp_path / "notes.jpg", exif=exif)
+    Image.fromarray(photograph).save(tmp_path / "notes.png", exif=exif[6:])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.umedia.ImageOps.exif_transpose", lambda image: (_ for _ in ()).throw(struct.error("bad")))
-        [frame] = read_media([tmp_path / "notes.jpg"])
-    assert "notes.jpg" in frame.error and frame.error.endswith("cannot be read as a picture: bad")
-    frames = list(read_media([tmp_path / "notes.jpg", tmp_path / "sound.jpg"]))
-    assert frames[1].picture is not None and (frames[0].picture is None) == bool(frames[0].error)
+        patch.setattr(
+            "utils.upicture.ImageOps.exif_transpose", lambda image: (_ for _ in ()).throw(struct.error("bad"))
+        )
+        assert read_photo(tmp_path / "notes.png").shape == (440, 600, 3)
+    for frame in read_media([tmp_path / "notes.jpg", tmp_path / "notes.png"]):
+        assert frame.error is None and sorted(frame.picture.shape) == [3, 440, 600]
 
 
 def write_video(path: Path, pictures: int = 20, rate: int = 10) -> Path:
@@ -651,3 +653,105 @@ def test_command_line_starts_lean_and_exits_with_one_message(checkpoint, tmp_pat
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "nowhere.jpg" in done.stderr and "Traceback" not in done.stderr
+
+
+def run(checkpoint: Path, *arguments: str | Path, before: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """Run predict.py as a user does; `before` is a line of the shell."""
+    command = [sys.executable, str(REPOSITORY / "predict.py"), "--checkpoint", str(checkpoint), *map(str, arguments)]
+    if before:
+        command = ["bash", "-c", f'{before}; exec "$@"', "bash", *command]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_names_that_the_terminal_cannot_show_end_nothing(encoding, checkpoint, tmp_path):
+    names = ["사진.png"] + ([os.fsdecode(b"p_\xff.png")] if sys.platform == "linux" else [])
+    for name in names:
+        Image.fromarray(draw_face(0, 0, 0, 64)).save(tmp_path / name)
+    (tmp_path / "깨진.jpg").write_bytes(b"no picture")  # said by the progress bar's writer
+    inputs = [tmp_path / name for name in (*names, "깨진.jpg")]
+    done = run(checkpoint, *inputs, "--detector", "none", "--output", tmp_path / "o", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    is_utf8 = encoding == "utf-8"
+    assert ("사진.png".encode() if is_utf8 else b"\\uc0ac\\uc9c4.png") in done.stdout
+    assert len(names) == 1 or (b"p_\xff" if is_utf8 else b"p_\\udcff") in done.stdout
+    assert b"unreadable: " in done.stderr and b"Traceback" not in done.stderr
+    table = (tmp_path / "o" / "predictions.csv").read_bytes()
+    assert all(os.fsencode(name) in table for name in names), "the table is UTF-8, or what the name is on disk"
+
+
+def test_an_error_that_the_terminal_cannot_show_is_still_one_line(checkpoint, tmp_path):
+    done = run(checkpoint, tmp_path / "없다.png", "--output", tmp_path / "o", PYTHONIOENCODING="ascii")
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    assert b"no file or folder at" in done.stderr and b"\\uc5c6\\ub2e4.png" in done.stderr
+
+
+def test_other_processes_of_the_environment_are_none_of_its_business(checkpoint, tmp_path):
+    photo = tmp_path / "face.png"
+    Image.fromarray(draw_face(0, 0, 0, 64)).save(photo)
+    done = run(checkpoint, photo, "--detector", "none", "--output", tmp_path / "o", WORLD_SIZE="2")
+    assert done.returncode == 0 and len(rows(tmp_path / "o")) == 1, done.stderr
+
+
+def test_training_says_how_several_processes_are_started(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE=2 \(RANK .*no LOCAL_RANK, MASTER_ADDR, MASTER_PORT.*torchrun"):
+        choose_hardware("cpu")
+    assert choose_hardware("cpu", alone=True).processes == 1
+    for value in ("two", "0", "-1", ""):
+        monkeypatch.setenv("WORLD_SIZE", value)
+        with pytest.raises(ValueError, match="WORLD_SIZE="):
+            choose_hardware("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert choose_hardware("cpu").processes == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no ulimit")
+@pytest.mark.parametrize(
+    ("name", "option", "file"),
+    [
+        ("p.jpg", "--annotate", "annotated/p.jpg"),
+        ("v.mp4", "--annotate", "annotated/v.mp4"),
+        ("five.png", "--branches", "predictions.csv"),
+    ],
+)
+def test_a_full_disk_is_named_with_the_file_and_leaves_no_parts(name, option, file, checkpoint, photograph, tmp_path):
+    """A limit of 1 KiB per file is what a full disk is to a program."""
+    one = photograph[:190, :190]
+    Image.fromarray(one).save(tmp_path / "p.jpg", quality=90)
+    Image.fromarray(photograph).save(tmp_path / "five.png")
+    with VideoFile(tmp_path / "v.mp4") as video:
+        for number in range(2):
+            video.write(one, number / 5, 5.0)
+    output = tmp_path / "o"
+    done = run(checkpoint, tmp_path / name, option, "--output", output, before="ulimit -f 1")
+    assert done.returncode == 1, done.stdout
+    [said] = [line for line in done.stderr.decode().splitlines() if line.startswith("predict.py: ")]
+    assert str(output / file) in said and ("File too large" in said or "is the disk full?" in said)
+    assert not [path for path in output.rglob("*") if path.is_file()]
+
+
+def test_results_of_another_run_beside_the_photos_are_left_out_and_counted(checkpoint, tmp_path, capsys):
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    Image.fromarray(draw_face(0, 0, 0, 64)).save(inputs / "face.png")
+    (inputs / "IMG_1.HEIC").touch()
+    task = {"checkpoint": checkpoint, "detector": "none"}
+    predict.main(predict.Prediction((inputs,), annotate=True, output=inputs / "a", **task))
+    predict.main(predict.Prediction((inputs,), output=inputs / "b", **task))
+    assert [Path(row["file"]).name for row in rows(inputs / "b")] == ["face.png"]
+    said = capsys.readouterr().out
+    assert "left out: 1 .csv, 1 .heic (convert to JPEG, for example with `heif-convert" in said
+    assert "1 results of predict.py" in said
+
+
+def test_a_name_as_long_as_a_name_can_be_is_annotated_and_explained(checkpoint, tmp_path):
+    photo = tmp_path / ("n" * 251 + ".png")
+    Image.fromarray(draw_face(0, 0, 0, 64)).save(photo)
+    task = {"checkpoint": checkpoint, "detector": "none", "annotate": True, "explain": True}
+    predict.main(predict.Prediction((photo,), output=tmp_path / "o", **task))
+    written = sorted(path.relative_to(tmp_path / "o").parts[0] for path in (tmp_path / "o").rglob("n*.png"))
+    assert written == ["annotated", "explained"] and rows(tmp_path / "o")[0]["file"] == str(photo)

@@ -191,7 +191,7 @@ def test_every_kind_of_picture_becomes_three_channels() -> None:
     expected = crop_face(encode(colour), Box(3, 4, 60, 70), 32)
     kinds = {
         "grey": grey,
-        "alpha": np.dstack([colour, np.full_like(grey, 9)]),
+        "opaque": np.dstack([colour, np.full_like(grey, 255)]),
         "16 bit": colour.astype(np.uint16) * 257,
         "grey, 16 bit": grey.astype(np.uint16) * 257,
     }

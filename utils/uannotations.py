@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.ufolder import IMAGE_SUFFIXES, folders_in, list_files, one_named
+from utils.ufolder import folders_in, list_files, one_named
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import BadRow, Table, printable
 
 EXPRESSIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt",
@@ -125,13 +126,13 @@ class FirstRelease:
         if path.parent not in self.others:  # several threads may list the same folder; each finds the same
             folder = path.parent if path.parent.is_dir() else one_named(path.parent.parent, path.parent.name)
             by_stem: dict[str, list[str]] = defaultdict(list)
-            for file in list_files(folder, IMAGE_SUFFIXES, depth=0).files if folder.is_dir() else ():
+            for file in list_files(folder, PHOTO_SUFFIXES, depth=0).files if folder.is_dir() else ():
                 by_stem[file.stem.lower()].append(file.name)
             self.others[path.parent] = folder, dict(by_stem)
         folder, names_by_stem = self.others[path.parent]
         names = names_by_stem.get(path.stem.lower(), [])
         same = [name for name in names if name.lower() == path.name.lower()]
-        names = same or (names if path.suffix.lower() in IMAGE_SUFFIXES else [])
+        names = same or (names if path.suffix.lower() in PHOTO_SUFFIXES else [])
         return folder / names[0] if len(names) == 1 else None
 
     def look_first_where_the_first_photograph_is(self) -> None:
@@ -176,7 +177,7 @@ class CurrentRelease:
         self.annotations = annotations
         self.name = f"{annotations.absolute().parent.name}/{annotations.name}"
         self.others: dict[str, list[str]] = defaultdict(list)  # names as released -> other names, where there are any
-        pictures = list_files(images, IMAGE_SUFFIXES, depth=0)
+        pictures = list_files(images, PHOTO_SUFFIXES, depth=0)
         labels = list_files(annotations, {".npy"}, depth=0)
         numbered = self._numbers(pictures.files, r"(\d{1,9})()", ".jpg")
         numbers = numbered | self._numbers(labels.files, r"(\d{1,9})(_(?:exp|val|aro))", ".npy")

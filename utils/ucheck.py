@@ -7,6 +7,7 @@ what to do about each.
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
@@ -21,6 +22,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
+from models.console import one_line_errors
 from models.weights import SHIPPED
 from utils.uannotations import find_affect_net
 from utils.ucopies import Content, Finding, Split, check_copies, content_of, some
@@ -34,11 +36,12 @@ from utils.udata import (
     FERPlus,
     read_image,
 )
+from utils.ufolder import Listing
 from utils.utable import printable
 
 SAMPLE = 800  # faces of a split that the network is asked about
 FEWEST = 5  # faces of a class from which its recall counts
-LOST = ("links to nothing", "folders that cannot be read", "special files")  # where pictures were
+LOST = ("links to nothing", "folders that cannot be read", "special files")  # `Listing.lost`
 CROSSED = 0.15  # how much more of each class a network finds under another's label for the two to be exchanged
 FER2013_ORDER = (6, 5, 4, 1, 2, 3, 0)  # the classes of Kaggle's fer2013.csv as ours
 PLEASANT = {1: 1, 2: -1, 4: -1, 5: -1, 6: -1, 7: -1}  # sign of an emotion's mean valence, where it has a clear one
@@ -108,12 +111,12 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
             if name not in known.optional:
                 findings.append(Finding("error", f"{name}: {error}", _remedy_for_missing(dataset, root)))
             continue
-        splits.append(Split(name, faces, faces.files))
+        splits.append(Split(name, faces, [*faces.listing.files, *faces.listing.lost]))
     for split in splits:
         published = known.published[split.name]
         print(_counts_table(split, published, known.source))
         findings += check_counts(split, published) + check_left_out(split)
-    content, unreadable = read_all([path for split in splits for path in split.files])
+    content, unreadable = read_all(list(dict.fromkeys(path for split in splits for path in split.files)))
     findings += unreadable + check_copies(splits, content)
     for split in splits:
         findings += check_labels(split, known.published[split.name], model, set(content))
@@ -151,35 +154,28 @@ def check_counts(split: Split, published: Sequence[int] | None) -> list[Finding]
 
 
 def check_left_out(split: Split) -> list[Finding]:
-    """Say what lies in the folders of a split and is not read; links to nothing are lost pictures."""
-    lost = {reason: count for reason, count in split.faces.left_out.items() if reason in LOST}
-    others = {reason: count for reason, count in split.faces.left_out.items() if reason not in LOST}
-    findings = [
-        Finding(
-            level,
-            f"{split.name}: left out {', '.join(f'{count:,} {reason}' for reason, count in sorted(left_out.items()))}",
-            remedy,
-        )
-        for level, left_out, remedy in (
-            ("error", lost, "restore what they led to, or remove them"),
-            ("note", others, "look whether pictures are among them; what does not belong there does no harm"),
-        )
-        if left_out
-    ]
-    return findings
+    """Say what lies in the folders of a split and is not read, besides what is reported as unreadable."""
+    listing = split.faces.listing
+    others = Listing(left_out=Counter({why: n for why, n in listing.left_out.items() if why not in LOST}))
+    if not str(others):
+        return []
+    remedy = "look whether pictures are among them; what does not belong there does no harm"
+    return [Finding("note", f"{split.name}: left out {others}", remedy)]
 
 
 def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]:
     """Decode every picture to its end; returns what they show, and a finding for those that cannot be read."""
 
     def read(path: Path) -> Content | str:
+        if not path.is_file():  # a pipe would be waited for
+            return printable(f"{path} is a link to nothing, or no file", 400)
         try:
             with Image.open(path) as image:
                 image.load()  # refuses a file that lost its end, which OpenCV fills with grey
                 return content_of(image)
         except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
-            size = f"{path.stat().st_size:,} bytes" if path.is_file() else "not there"
-            return printable(f"{path} ({size}): {error}", 400)
+            size = f"{path.stat().st_size:,}" if path.is_file() else "no"
+            return printable(f"{path} ({size} bytes): {error}", 400)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
         contents = list(tqdm(pool.map(read, paths), "read every picture", len(paths), unit=" pictures", leave=False))
@@ -360,7 +356,5 @@ def command(
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         sys.exit(subcommand_cli_from_dict({"check": command}))
-    except (ValueError, OSError) as error:
-        sys.exit(f"utils.udata check: {error}")

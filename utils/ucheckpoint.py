@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from models.classifier import ExpressionClassifier
-from models.writing import remove_unfinished, write_atomically
+from models.files import shown
 from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
+from models.writing import remove_unfinished, write_atomically
 
 RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
 
@@ -44,6 +45,7 @@ ENTRIES = {  # of last.pt, beside the description of its network
     "history": list,
     "variables": dict,
 }
+LARGEST = 1e9  # more than any count of steps or setting of an optimizer
 
 
 class Run:
@@ -87,7 +89,13 @@ class Run:
             self.stage = self._resumed["stage"]
             print(f"continue {directory} after stage {self.stage}, epoch {self._resumed['epoch']}")
         if writes:
-            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(
+                    f"{directory.absolute()} cannot be made a folder for this experiment ({error.strerror}); set "
+                    "base_path_experiment or name_experiment to another"
+                ) from error
             remove_unfinished(directory)  # of a run that was killed while it saved
 
     @property
@@ -138,9 +146,10 @@ class Run:
             for device, state in enumerate(content["random_state_cuda"][: torch.cuda.device_count()]):
                 torch.cuda.set_rng_state(state, device)
         except Exception as error:  # PyTorch checks little: what does not fit raises whatever it leads to
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise CheckpointError(
-                f"{self.last_path} holds no training state that this experiment can continue ({error}): choose another "
-                "name_experiment, or remove or rename the file to start anew"
+                f"{self.last_path} holds no training state that this experiment can continue ({shown(reason, 200)}): "
+                "choose another name_experiment, or remove or rename the file to start anew"
             ) from error
         self.best = content["best"]
         return content["epoch"]
@@ -299,33 +308,55 @@ def _is_plain(value: Any, depth: int = 8) -> bool:
 
 
 def _resembles(value: Any, own: Any) -> bool:
-    """Tell whether a value of an optimizer or a schedule is of the kind that it has today; None stands for any."""
-    if value is None or own is None:
-        return True
+    """Tell whether a value of an optimizer or a schedule is of the kind that it has today."""
+    if own is None or isinstance(own, bool):
+        return value is None or isinstance(value, bool | int | float)
+    if isinstance(own, dict):
+        return isinstance(value, dict) and all(key in value and _resembles(value[key], own[key]) for key in own)
     if isinstance(own, list | tuple):
         return isinstance(value, list | tuple) and len(value) == len(own) and all(map(_resembles, value, own))
-    numbers = (int, float, Tensor)
-    if isinstance(own, numbers) and not isinstance(own, bool):
-        return isinstance(value, numbers) and not isinstance(value, bool)
+    if isinstance(own, int | float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return value == own or (abs(value) < LARGEST and (value >= 0 or not 0 <= own < LARGEST))
+    if isinstance(own, Tensor):
+        return _is_ordinary(value) and value.shape == own.shape
     return type(value) is type(own)
+
+
+def _is_ordinary(value: Any) -> bool:
+    """Tell whether a value is a tensor of real, finite numbers that lie in memory."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16) and bool(value.isfinite().all())
 
 
 def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Load an optimizer's state; raise ValueError where a step would fail on it."""
     own = optimizer.state_dict()["param_groups"]
-    for given, group in zip(state["param_groups"], own, strict=True):  # versions of PyTorch add entries to groups
-        wrong = [key for key in group if not _resembles(given.get(key), group[key])]
-        if wrong or not {"params", "lr"} <= given.keys():
-            raise ValueError(f"the optimizer's {', '.join(wrong) or 'params or lr'} differ from this experiment's")
-    optimizer.load_state_dict(state)
+    for given, group in zip(state["param_groups"], own, strict=True):
+        needed = [key for key, value in group.items() if value is not None and not isinstance(value, bool)]
+        wrong = [key for key in needed if key not in given]  # versions of PyTorch add switches to groups, no numbers
+        wrong += [key for key in group if key in given and not _resembles(given[key], group[key])]
+        wrong += [key for key in given if key == "betas" and max(given[key]) > 1]  # shares, which a schedule may move
+        if wrong:
+            raise ValueError(f"the optimizer's {', '.join(dict.fromkeys(wrong))} differ from this experiment's")
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = dict(zip(numbers, parameters, strict=True))
     kinds = set()
-    for parameter, values in optimizer.state.items():
+    for number, values in state["state"].items():
         kinds.add(tuple(sorted(values)))
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameter.shape:
-                raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+            if name == "step":
+                fits = _resembles(value, 0) or (_is_ordinary(value) and value.numel() == 1 and value >= 0)
+            else:
+                fits = value is None or (_is_ordinary(value) and value.shape == known[number].shape)
+            if not fits:
+                raise ValueError(f"the optimizer's {name} is not of the weights that it belongs to")
     if len(kinds) > 1:
         raise ValueError("the optimizer knows more of some weights than of others")
+    optimizer.load_state_dict(state)
 
 
 def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:
@@ -339,6 +370,8 @@ def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:
             "length of a one-cycle schedule nor the number of training faces can change"
         )
     wrong = [key for key in own if key in state and not _resembles(state[key], own[key])]
-    if wrong or "last_epoch" not in state:
-        raise ValueError(f"the schedule's {', '.join(wrong) or 'last_epoch'} is wrong or missing")
+    if not 0 <= state["last_epoch"] <= own.get("total_steps", LARGEST):
+        wrong.append("last_epoch")
+    if wrong:
+        raise ValueError(f"the schedule's {', '.join(dict.fromkeys(wrong))} differ from this experiment's")
     scheduler.load_state_dict({key: value for key, value in state.items() if key in own})

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from models.classifier import ExpressionClassifier
-from models.writing import write_atomically
 from models.weights import CheckpointError
+from models.writing import write_atomically
 from utils.uevaluation import Provenance, Scored, describe_network
 from utils.umetrics import Difference, compute_differences
 from utils.ureport import NUMBERS

@@ -1,15 +1,14 @@
 """Cuts a face out of a photograph: decoded no larger than needed, exact to the pixel."""
 
-import struct
-
 import cv2
 import numpy as np
 
 from utils.uannotations import BadRow, Box
+from utils.upicture import MediaError, decode, decode_by_opencv, is_ordinary
+from utils.upngjpeg import jpeg_header
 
 # The boxes count pixels as they are stored, so a camera's note to turn the picture (EXIF orientation) is not followed.
 DECODING = {
-    1: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
     2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
     4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
     8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
@@ -26,7 +25,7 @@ def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
     """Decode a picture, cut out the box (None: all of it) and scale it to a square.
 
     Args:
-        data: the picture's file, of any kind that OpenCV decodes; grey, transparent and 16-bit pictures too.
+        data: the picture's file, of any kind that `utils.upicture` decodes; what is transparent is blended over white.
         box: in pixels of the stored picture; what lies outside of the picture is cut off.
         image_size: pixels along each side of the result.
 
@@ -36,57 +35,34 @@ def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
     Raises:
         BadRow: when the picture is corrupt or the box does not meet it.
     """
-    if not data:
-        raise BadRow("the picture is an empty file")
-    size = _jpeg_size(data)  # (height, width), None when this is no JPEG
-    if size is None:
+    try:
+        header = jpeg_header(data) if data and is_ordinary(data) else None
+    except MediaError as error:
+        raise BadRow(f"the picture is corrupt: {error}") from error
+    if header is None:  # no JPEG, or a peculiar one
         image = _decode(data, 1)
         return _resize(_cut(image, _clip(box, *image.shape[:2])), image_size)
-    face = _clip(box, *size)
+    face = _clip(box, header.height, header.width)
     reduction = max(k for k, pixels in PIXELS_LEFT.items() if min(face[2:]) >= pixels * k * image_size)
     image = _decode(data, reduction)
-    if image.shape[:2] != (-(-size[0] // reduction), -(-size[1] // reduction)):
+    if image.shape[:2] != (-(-header.height // reduction), -(-header.width // reduction)):
         raise BadRow("the picture is corrupt: its size is not the one it states")
     if reduction == 1:
         return _resize(_cut(image, face), image_size)
     return _resize_reduced(image, face, reduction, image_size)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return height and width of a JPEG, None for other files; raises BadRow when its end is missing.
-
-    What libjpeg makes of a picture that lost its end depends on the version of OpenCV: nothing, or a face half grey.
-    The markers are followed up to the scan, so that the end of a thumbnail in the header is not taken for the end.
-    """
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    size, position = None, 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF or data[position + 1] == 0xFF:  # stray or fill bytes between segments
-            position += 1
-            continue
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
-            size = struct.unpack(">HH", data[position + 5 : position + 9])
-        if marker == 0xDA:
-            if size is None or 0 in size:
-                raise BadRow("the picture is corrupt: a JPEG that does not state its size")
-            if data.rfind(b"\xff\xd9") < position:
-                break
-            return size
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    raise BadRow("the picture is truncated: a JPEG without its end")
-
-
 def _decode(data: bytes, reduction: int) -> np.ndarray:
     """Decode a picture to BGR, uint8, at 1 / reduction of its size; raises BadRow."""
+    if reduction > 1:  # of an ordinary JPEG alone
+        image = decode_by_opencv(data, DECODING[reduction])
+        if image is None:
+            raise BadRow("the picture is corrupt: OpenCV cannot decode it")
+        return image
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), DECODING[reduction])
-    except cv2.error as error:
-        raise BadRow(f"the picture cannot be decoded: {error.err}") from None
-    if image is None:
-        raise BadRow("the picture is corrupt, or of a kind that OpenCV cannot decode")
-    return image
+        return cv2.cvtColor(decode(data, upright=False).pixels, cv2.COLOR_RGB2BGR)
+    except MediaError as error:
+        raise BadRow(f"the picture is corrupt: {error}") from error
 
 
 def _clip(box: Box | None, height: int, width: int) -> Box:

@@ -12,7 +12,6 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,9 +20,10 @@ from torch.utils.data import Dataset
 from models.classifier import EMOTIONS
 from utils.uannotations import EXPRESSIONS
 from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
-from utils.ufolder import IMAGE_SUFFIXES, one_named
+from utils.ufolder import Listing, one_named
 from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
 from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
+from utils.upicture import MediaError, read_picture
 from utils.upreprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.urafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
 from utils.utable import DatasetError, printable
@@ -31,7 +31,6 @@ from utils.utable import DatasetError, printable
 __all__ = [
     "EMOTIONS",
     "FERPLUS_VOTES_TO_EMOTIONS",
-    "IMAGE_SUFFIXES",
     "RAFDB",
     "RAFDB_TO_EMOTIONS",
     "AffectNet",
@@ -53,17 +52,16 @@ FERPLUS_VOTES_TO_EMOTIONS = VOTES_TO_EMOTIONS
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode a picture to RGB (H, W, 3), uint8; grey pictures get three equal channels.
+    """Decode a picture to RGB (H, W, 3), uint8; grey pictures get three equal channels, transparent ones white.
 
     Raises:
         FileNotFoundError: when there is no such file.
         DatasetError: when it cannot be decoded.
     """
-    data = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise DatasetError(f"{path} ({data.size:,} bytes) is no picture that OpenCV can decode; restore or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        return read_picture(path)
+    except MediaError as error:
+        raise DatasetError(str(error)) from error
 
 
 class FaceDataset(Dataset):
@@ -74,8 +72,7 @@ class FaceDataset(Dataset):
         paths: the picture files.
         labels: one class index per face, (N,) int64; for soft label rules one row per face, (N, K) float32.
         class_names: the names of the classes, in our order.
-        files: all pictures of the split, those without a label too.
-        left_out: how many files, folders and rows were left out, by reason.
+        listing: all pictures of the split, those without a label too, and how many files and rows were left out.
         split: which part of the data set these faces are, such as "train" or "holdout".
     """
 
@@ -89,15 +86,14 @@ class FaceDataset(Dataset):
         paths: Sequence[Path],
         labels: Any,
         num_classes: int,
-        files: Sequence[Path] | None = None,
-        left_out: Counter[str] | None = None,
+        listing: Listing | None = None,
     ) -> None:
         self.name, self.split = name, split
         self.paths = list(paths)
         self.labels = np.asarray(labels)
         self.class_names = EMOTIONS[:num_classes]
-        self.files = self.paths if files is None else list(files)
-        self.left_out = +(left_out or Counter())
+        self.listing = listing or Listing(list(paths))
+        self.listing.left_out = +self.listing.left_out  # without reasons that no file had
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -209,11 +205,11 @@ class AffectNet(FaceDataset):
             raise DatasetError(why_missing(root, split))
         if label_file is None or folder.is_dir():
             listing = list_pictures(folder, "AffectNet", layout, depth=1, known=OWN_FILES)
-            files, left_out = listing.files, Counter(listing.left_out)
-            labels, affect = self._read_names(files, folder, layout)
+            labels, affect = self._read_names(listing.files, folder, layout)
         else:
-            files, labels, left_out = read_labels(label_file)
-            labels, affect = np.array(labels, dtype=np.int64), np.full((len(files), 2), -2, dtype=np.float32)
+            listing, labels = read_labels(label_file)
+            labels, affect = np.array(labels, dtype=np.int64), np.full((len(labels), 2), -2, dtype=np.float32)
+        files = listing.files
         keep = np.flatnonzero(labels < num_classes)
         dropped = Counter(f"of the class {EXPRESSIONS[label]}" for label in labels[labels >= num_classes].tolist())
         if not len(keep):
@@ -222,10 +218,10 @@ class AffectNet(FaceDataset):
                 f"{name} has no face: {len(files):,} of {len(files):,} pictures in {label_file or folder} "
                 f"are none of the emotions 0 to {num_classes - 1} ({classes})"
             )
-        tell(name, len(keep), root, left_out + dropped)
+        tell(name, len(keep), root, listing.left_out + dropped)
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
-        super().__init__(name, split, [files[index] for index in keep], labels[keep], num_classes, files, left_out)
+        super().__init__(name, split, [files[index] for index in keep], labels[keep], num_classes, listing)
         # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
         self.affect = affect[keep]
 
@@ -294,7 +290,8 @@ class FERPlus(FaceDataset):
             "FER2013{Train,Valid,Test}/ with pictures and label.csv"
         )
         folders = [f"FER2013{part}" for part in ("Train", "Valid", "Test")]
-        root = find_root(Path(root), [*(f"Images/{part}" for part in folders), *folders])
+        marks = [mark.format(part) for mark in ("Images/{}", "Labels/{}", "{}/label.csv") for part in folders]
+        root = find_root(Path(root), marks)
         images, label_file = below(root, f"Images/{folder}"), below(root, f"Labels/{folder}/label.csv")
         if not images.is_dir() and one_named(root, folder).is_dir():
             images = one_named(root, folder)
@@ -304,15 +301,15 @@ class FERPlus(FaceDataset):
         if not label_file.is_file():
             raise DatasetError(missing(label_file, "FER+", layout))
         names, votes, unnamed = read_votes(label_file)
-        paths = find_listed(names, listing.files, label_file, layout)
+        paths = find_listed(names, listing, label_file, layout)
         keep, labels = labels_from_votes(votes, self.label_rule)
         why = "tie or are unknown" if self.label_rule == "majority" else "are unknown or none of the emotions"
         if not len(keep):
             raise DatasetError(f"{name} has no face: {len(names):,} of {len(names):,} rows {why}, in {label_file}")
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
-        super().__init__(name, split, [paths[i] for i in keep], labels, 8, listing.files, listing.left_out)
-        tell(name, len(keep), root, self.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
+        super().__init__(name, split, [paths[i] for i in keep], labels, 8, listing)
+        tell(name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
 
     @staticmethod
     def has_split(root: str | Path, split: str) -> bool:
@@ -348,14 +345,14 @@ class RAFDB(FaceDataset):
         root = find_root(Path(root), marks)
         official = one_named(root, "basic") if one_named(root, "basic").is_dir() else root
         list_file = below(official, "EmoLabel/list_patition_label.txt")
-        left_out: Counter[str] = Counter()
+        listing = Listing()
         if list_file.is_file():
-            paths, labels = read_list(list_file, below(official, "Image/aligned"), split, left_out)
+            paths, labels = read_list(list_file, below(official, "Image/aligned"), split, listing)
             found = "the official list, labels 1..7"
         else:
-            paths, labels, found = read_class_folders(root, split, left_out)
-        super().__init__(f"RAF-DB {split}", split, paths, np.array(labels, dtype=np.int64), 7, left_out=left_out)
-        tell(self.name, len(paths), root, self.left_out, found)
+            paths, labels, found = read_class_folders(root, split, listing)
+        super().__init__(f"RAF-DB {split}", split, paths, np.array(labels, dtype=np.int64), 7, listing)
+        tell(self.name, len(paths), root, listing.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):
             print(f"{self.name}: no face of {', '.join(absent)}")

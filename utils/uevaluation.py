@@ -1,7 +1,6 @@
 """Everything that is measured of one checkpoint, where it comes from, and what its results are called."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from utils.ubranches import Disagreement, Similarity, measure_disagreement, watc
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
 from utils.umetrics import Metrics
+from utils.uoutput import common_folder
 from utils.upipeline import FaceLoader
 from utils.ureport import score
 from utils.utrain import Predictions, predict_dataset
@@ -253,7 +253,8 @@ def choose_folders(paths: Sequence[Path], names: Sequence[str], output: Path | N
     Args:
         paths: the checkpoints.
         names: what they are called, from `name_checkpoints`.
-        output: folder for all results; None for beside each checkpoint, and the folder that holds all checkpoints.
+        output: folder for all results; None for beside each checkpoint, and the folder that holds all checkpoints (the
+            first one's where they lie on several drives).
         ending: of every folder's name.
 
     Raises:
@@ -267,7 +268,8 @@ def choose_folders(paths: Sequence[Path], names: Sequence[str], output: Path | N
         raise ValueError(
             "two checkpoints of the same name lie in one folder; choose a place for the results by --output"
         )
-    common = output or Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    parents = [path.absolute().parent for path in paths]
+    common = output or common_folder(parents) or parents[0]  # on several drives no folder holds all
     return [*folders, common / f"comparison{ending}"]
 
 

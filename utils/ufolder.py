@@ -14,9 +14,6 @@ FOREIGN_FOLDERS = {  # lower case; besides those whose names begin with a dot
     "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found",
     "__pycache__",
 }  # fmt: skip
-IMAGE_SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
-}  # of the pictures of data sets; lower case  # fmt: skip
 NOT_ENTERED = "folders inside"  # why files below the depth asked for are left out
 FOREIGN_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}  # lower case; besides those that begin with a dot
 
@@ -28,10 +25,17 @@ class Listing:
     Attributes:
         files: in order.
         left_out: how many by reason, such as "hidden files" or ".heic".
+        lost: those of them that should have led to files: links to nothing, folders that cannot be read.
     """
 
     files: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    lost: list[Path] = field(default_factory=list)
+
+    def leave_out(self, other: "Listing") -> None:
+        """Count what another listing left out as left out here."""
+        self.left_out.update(other.left_out)
+        self.lost += other.lost
 
     def __str__(self) -> str:
         """Say how many were left out, by reason; an empty text where nothing was."""
@@ -84,7 +88,7 @@ def list_files(
         OSError: when the folder itself cannot be read; a sub-folder that cannot is counted.
     """
     listing = Listing()
-    for entry in _walk(folder, depth, listing.left_out, {os.path.realpath(folder)}, known):
+    for entry in _walk(folder, depth, listing, {os.path.realpath(folder)}, known):
         suffix = entry.suffix.lower()
         if suffix in suffixes:
             listing.files.append(entry)
@@ -95,9 +99,10 @@ def list_files(
 
 
 def _walk(
-    folder: Path, depth: int | None, left_out: Counter[str], entered: set[str], known: Collection[str]
+    folder: Path, depth: int | None, listing: Listing, entered: set[str], known: Collection[str]
 ) -> Iterator[Path]:
-    """Yield the files below a folder."""
+    """Yield the files below a folder; what is left out goes into the listing."""
+    left_out = listing.left_out
     inner: list[Path] = []
     with os.scandir(folder) as entries:  # knows what an entry is without asking the disk again
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -112,6 +117,7 @@ def _walk(
                 yield path
             else:
                 left_out["links to nothing" if entry.is_symlink() else "special files"] += 1
+                listing.lost.append(path)
     if depth == 0 and inner:
         left_out[NOT_ENTERED] += len(inner)
     for path in inner if depth != 0 else ():
@@ -121,9 +127,10 @@ def _walk(
             continue
         entered.add(real)
         try:
-            yield from _walk(path, None if depth is None else depth - 1, left_out, entered, known)
+            yield from _walk(path, None if depth is None else depth - 1, listing, entered, known)
         except OSError:
             left_out["folders that cannot be read"] += 1
+            listing.lost.append(path)
 
 
 def _is(asked: Callable[[], bool]) -> bool:

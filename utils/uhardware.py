@@ -23,6 +23,8 @@ from models.device import find_device
 COMPILE_AFTER = {"cpu": 1500, "cuda": 3000}
 """Steps from which compiling pays for itself ("auto"); benchmarks/ measures the gain of a step and the cost."""
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE, from torchrun
+
 
 class Batch(NamedTuple):
     """One batch on the training device, or this process's share of it.
@@ -169,7 +171,11 @@ def _in_float32(outputs: Any) -> Any:
 
 
 def choose_hardware(
-    device: str = "auto", precision: str = "auto", compile: str = "auto", memory_format: str = "auto"
+    device: str = "auto",
+    precision: str = "auto",
+    compile: str = "auto",
+    memory_format: str = "auto",
+    alone: bool = False,
 ) -> Hardware:
     """Find out where and how to compute; started by `torchrun` or `accelerate launch`, join the other processes.
 
@@ -178,9 +184,11 @@ def choose_hardware(
         precision: "float32", "bfloat16", or "auto" for bfloat16 where the device multiplies it natively.
         compile: "on", "off", or "auto": `torch.compile` where a compiler is at hand and enough steps are ahead.
         memory_format: "contiguous", "channels_last", or "auto", which is channels_last.
+        alone: join no other processes, whatever the environment says.
 
     Raises:
-        ValueError: for other values, and for a GPU that PyTorch does not find.
+        ValueError: for other values, for a GPU that PyTorch does not find, and for an environment that names other
+            processes but not where they are.
     """
     choices = {
         "precision": (precision, ("auto", "float32", "bfloat16")),
@@ -191,7 +199,7 @@ def choose_hardware(
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
     place = find_device(device)
-    rank, processes = 0, int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = 0, 1 if alone else _processes()
     if processes > 1:
         from accelerate import PartialState  # seconds of import that a single process does not need
 
@@ -215,6 +223,22 @@ def choose_hardware(
         rank,
         processes,
     )
+
+
+def _processes() -> int:
+    """Return how many processes share the work, from the variables that torchrun sets; raises ValueError."""
+    stated = os.environ.get("WORLD_SIZE", "1")
+    if not stated.isdecimal() or int(stated) < 1:
+        raise ValueError(f"the environment has WORLD_SIZE={stated!r}; expected the number of processes")
+    found = [name for name in LAUNCHED if name in os.environ]
+    if int(stated) > 1 and len(found) < len(LAUNCHED):
+        missing = [name for name in LAUNCHED if name not in os.environ]
+        raise ValueError(
+            f"the environment has WORLD_SIZE={stated} ({', '.join(found) or 'nothing'} of torchrun's variables beside "
+            f"it, and no {', '.join(missing)}): several processes are started by "
+            f"`torchrun --nproc-per-node {stated} script.py`; for one process, unset WORLD_SIZE"
+        )
+    return int(stated)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

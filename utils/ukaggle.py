@@ -1,12 +1,12 @@
 """Reads AffectNet as it circulates on Kaggle: class-name folders, and `labels.csv` with the class of every picture."""
 
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.uannotations import EXPRESSIONS
-from utils.ufolder import IMAGE_SUFFIXES, list_files
+from utils.ufolder import Listing, list_files
 from utils.ulayout import below
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import BadRow, DatasetError, Table, printable
 
 PLACES = {  # of labels.csv, by split; on Kaggle there is a training part
@@ -23,11 +23,10 @@ CLASSES |= {word: EXPRESSIONS.index(name) for word, name in WORDS.items()}
 
 
 class Named(NamedTuple):
-    """The pictures of a table in the order of their paths, their AffectNet labels (0 to 10), and what was left out."""
+    """The pictures of a table in the order of their paths, and their AffectNet labels (0 to 10)."""
 
-    paths: list[Path]
+    listing: Listing
     labels: list[int]
-    left_out: Counter[str]
 
 
 def find_labels(root: Path, split: str) -> Path | None:
@@ -64,7 +63,7 @@ def read_labels(label_file: Path) -> Named:
     """
     folder = label_file.parent
     table = Table(label_file, ("pth", "label"), wanted="labels.csv")
-    listing = list_files(folder, IMAGE_SUFFIXES)
+    listing = list_files(folder, PHOTO_SUFFIXES, known=[label_file.name])
     on_disk = {_key(path.relative_to(folder).as_posix()): path for path in listing.files}
     by_ending: dict[str, list[Path]] = {}
     for key, path in on_disk.items():
@@ -101,11 +100,9 @@ def read_labels(label_file: Path) -> Named:
         raise DatasetError(f"{label_file} has no rows; expected one per picture, with the columns pth and label")
     if differing:
         print(f"{label_file}: {differing:,} of {len(labels):,} rows name another class than the folder; the row counts")
-    left_out = Counter(listing.left_out)
-    left_out[".csv"] -= 1  # the table itself
-    left_out["pictures without a row"] += len(on_disk) - len(labels)
-    paths = sorted(labels)
-    return Named(paths, [labels[path] for path in paths], +left_out)
+    listing.left_out["pictures without a row"] = len(on_disk) - len(labels)
+    listing.files = sorted(labels)
+    return Named(listing, [labels[path] for path in listing.files])
 
 
 def _key(path: str) -> str:

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from utils.ufolder import IMAGE_SUFFIXES, Listing, folders_in, list_files, one_named
+from utils.ufolder import Listing, folders_in, list_files, one_named
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import DatasetError, printable
 
 WHERE = {
@@ -33,6 +34,9 @@ def find_root(root: Path, marks: Collection[str]) -> Path:
     def holds(folder: Path) -> bool:
         return any(below(folder, mark).exists() for mark in marks)
 
+    above, own = root.absolute().parent, root.name.lower()
+    if any(mark.lower().startswith(own + "/") and below(above, mark).exists() for mark in marks):
+        return above  # this is a part of the data set; it may look like another layout of the whole
     if holds(root):
         return root
     try:
@@ -43,8 +47,7 @@ def find_root(root: Path, marks: Collection[str]) -> Path:
         names = ", ".join(printable(folder.name) for folder in found)
         raise DatasetError(f"{root} holds the data set more than once, in {names}: name one of these folders")
     parts = {part.lower() for mark in marks for part in mark.split("/")}
-    above = root.absolute().parent
-    if not found and root.name.lower() in parts and holds(above):
+    if not found and own in parts and holds(above):
         found = [above]
     return found[0] if found else root
 
@@ -58,17 +61,17 @@ def list_pictures(folder: Path, dataset: str, layout: str, depth: int = 0, known
     if not folder.is_dir():
         raise DatasetError(missing(folder, dataset, layout))
     try:
-        listing = list_files(folder, IMAGE_SUFFIXES, depth, known)
+        listing = list_files(folder, PHOTO_SUFFIXES, depth, known)
     except OSError as error:
         raise DatasetError(f"{folder.absolute()} cannot be read: {error.strerror}") from None
     if not listing.files:
-        raise no_pictures(folder, dataset, layout, listing.left_out)
+        raise no_pictures(folder, dataset, layout, listing)
     return listing
 
 
-def no_pictures(folder: Path, dataset: str, layout: str, left_out: Counter[str]) -> DatasetError:
+def no_pictures(folder: Path, dataset: str, layout: str, listing: Listing) -> DatasetError:
     """Return the error of a folder that is there but holds no pictures."""
-    also = f" (it holds {Listing(left_out=left_out)})" if +left_out else ""
+    also = f" (it holds {listing})" if str(listing) else ""
     return DatasetError(f"{folder.absolute()} holds no pictures{also}. Expected {layout}; {WHERE[dataset]}")
 
 
@@ -91,22 +94,22 @@ def tell(name: str, faces: int, root: Path, left_out: Counter[str], found: str =
     print(printable(f"{name}: {faces:,} faces in {root}{f' ({found})' if found else ''}{also}", 2000))
 
 
-def find_listed(names: Sequence[str], files: Sequence[Path], list_file: Path, layout: str) -> list[Path]:
+def find_listed(names: Sequence[str], listing: Listing, list_file: Path, layout: str) -> list[Path]:
     """Return the pictures that a table names, in its order; names count in another case and with another suffix.
 
     Raises:
         DatasetError: when pictures are missing.
     """
-    by_name = {path.name: path for path in files}
+    by_name = {path.name: path for path in listing.files}
     by_stem: dict[str, list[Path]] = {}
     if any(name not in by_name for name in names):
-        for path in files:
+        for path in listing.files:
             by_stem.setdefault(path.stem.lower(), []).append(path)
     found = [by_name.get(name) or _only(by_stem.get(Path(name).stem.lower(), ())) for name in names]
     absent = [name for name, path in zip(names, found, strict=True) if path is None]
     if absent:
-        folder = files[0].parent
-        dead = " is a link to nothing" if (folder / absent[0].replace("\0", "")).is_symlink() else ""
+        folder = listing.files[0].parent
+        dead = " is a link to nothing" if absent[0] in {path.name for path in listing.lost} else ""
         raise DatasetError(
             f"{len(absent)} of the {len(names)} pictures listed in {list_file} are not in {folder} "
             f"(first: {printable(absent[0])}{dead}); expected {layout}"

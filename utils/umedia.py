@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,23 +15,51 @@ from typing import NamedTuple
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints about damaged files are said here, once
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from models.writing import write_atomically
-from utils.udata import read_image
+from utils.uinputs import find_media
+from utils.uoutput import naming
+from utils.upicture import (
+    PHOTO_SUFFIXES,
+    MediaError,
+    check_regular,
+    is_other_content,
+    is_picture,
+    is_sayable,
+    open_picture,
+    read_picture,
+)
+from utils.uvideo import VIDEO_SUFFIXES, Decoder
 
-PHOTO_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
-USUAL_RATE = 25.0  # frames per second of a video or webcam that does not tell
-COMPLETE = 0.9  # a video with fewer of the frames it announces is damaged; containers round, so a few may be missing
+__all__ = [
+    "PHOTO_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Frame",
+    "LiveWindow",
+    "MediaError",
+    "VideoFile",
+    "annotate",
+    "annotated_path",
+    "find_media",
+    "read_media",
+    "read_photo",
+    "stream_video",
+    "stream_webcam",
+    "write_picture",
+]
+
+BARE_PICTURES = {".mjpeg", ".mjpg"}  # videos that begin as a JPEG does
+WRITTEN = {".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+JPEG = {".jfif", ".jpe", ".jpeg", ".jpg"}
+USUAL_RATE = 25.0  # pictures per second of a webcam that does not tell
+LONGEST_GAP = 600.0  # seconds between two pictures of a video, beyond which their times are wrong
 COLOURS = (  # of boxes, one per class; dark enough for white letters
     (96, 96, 96), (200, 120, 0), (40, 90, 200), (190, 40, 140), (110, 60, 180), (50, 125, 50), (205, 35, 35),
     (0, 125, 135),
 )  # fmt: skip
 
-
-class MediaError(ValueError):
-    """A photo, video or webcam that cannot be read or written; the message names it and what to do."""
+read_photo = read_picture
 
 
 class Frame(NamedTuple):
@@ -40,6 +71,7 @@ class Frame(NamedTuple):
         seconds: from the start of a video or webcam; None for a photo.
         rate: pictures per second of a video or webcam, as far as they are looked at; None for a photo.
         error: why there is no picture.
+        note: what else is to be said about it.
     """
 
     picture: np.ndarray | None
@@ -47,102 +79,63 @@ class Frame(NamedTuple):
     seconds: float | None = None
     rate: float | None = None
     error: str | None = None
-
-
-def find_media(inputs: Sequence[Path], exclude: Sequence[Path] = ()) -> list[Path]:
-    """List photos and videos: files as they are named, folders with all their sub-folders, sorted, each file once.
-
-    Args:
-        inputs: files and folders.
-        exclude: folders to leave out, where results are written.
-
-    Raises:
-        FileNotFoundError: for an input that does not exist.
-        MediaError: for a folder that holds neither photos nor videos.
-    """
-    suffixes = PHOTO_SUFFIXES | VIDEO_SUFFIXES
-    results = [folder.resolve() for folder in exclude]
-    found: list[Path] = []
-    for path in inputs:
-        if not path.exists():
-            raise FileNotFoundError(f"no file or folder at {path.absolute()}; expected a photo, a video or a folder")
-        if not path.is_dir():
-            found.append(path)
-            continue
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-        )
-        files = [file for file in files if not any(file.resolve().is_relative_to(folder) for folder in results)]
-        if not files:
-            raise MediaError(f"{path.absolute()} holds no photos or videos ({', '.join(sorted(suffixes))})")
-        found += files
-    once: dict[Path, Path] = {}
-    for path in found:
-        once.setdefault(path.resolve(), path)
-    return list(once.values())
+    note: str | None = None
 
 
 def read_media(paths: Sequence[Path], every: int = 1) -> Iterator[Frame]:
-    """Read photos and videos one picture at a time; what cannot be read becomes a frame with an `error`."""
-    for path in paths:
-        try:
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                yield from stream_video(path, every)
-            else:
-                yield Frame(read_photo(path), path)
-        except (MediaError, OSError) as error:
-            yield Frame(None, path, error=str(error))
+    """Read photos and videos one picture at a time; what cannot be read becomes a frame with an `error`.
 
-
-def read_photo(path: Path) -> np.ndarray:
-    """Decode a photo, turned upright, to RGB (H, W, 3), uint8.
-
-    Pillow decodes, because it refuses a file that lost its end; OpenCV fills the rest of the picture with grey.
-
-    Raises:
-        MediaError: for anything that is not a whole picture.
+    The content decides what a file is, and only then its suffix: people rename files, and programs name them wrongly.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith(("I", "F")):  # 16 bits and more, which OpenCV scales to 8
-                return read_image(path)
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise MediaError(f"{path} ({path.stat().st_size:,} bytes) cannot be read as a picture: {reason}") from error
+    with Decoder() as decoder:
+        for path in paths:
+            try:
+                yield from _read(decoder, path, every)
+            except (MediaError, OSError) as error:
+                yield Frame(None, path, error=str(error))
+
+
+def _read(decoder: Decoder, path: Path, every: int) -> Iterator[Frame]:
+    suffix = path.suffix.lower()
+    size = check_regular(path, "a photo or a video")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if suffix in VIDEO_SUFFIXES and (suffix in BARE_PICTURES or not is_picture(head)):
+        yield from _stream(decoder, path, every)
+        return
+    if size and not is_picture(head) and not is_other_content(head):
+        begun = False
+        try:
+            for frame in _stream(decoder, path, every):
+                begun = True
+                yield frame
+            return
+        except MediaError as error:
+            if begun:
+                raise
+            if suffix not in PHOTO_SUFFIXES:
+                raise MediaError(
+                    f"{path} ({size:,} bytes) is neither a picture nor a video of a kind that is read here"
+                ) from error
+    picture = open_picture(path)
+    note = f"first of {picture.count:,} pictures; the others are not looked at" if picture.count > 1 else None
+    yield Frame(picture.pixels, path, note=note)
 
 
 def stream_video(path: Path, every: int = 1) -> Iterator[Frame]:
-    """Yield every n-th picture of a video; only one is in memory at a time.
+    """Yield every n-th picture of a video; few are in memory at a time.
 
     Raises:
+        FileNotFoundError: when there is no such file.
         MediaError: for a file that is no video, holds no pictures, or ends before its time (after those it has).
     """
-    with _capture(str(path)) as capture:
-        if not capture.isOpened():
-            raise MediaError(
-                f"{path} ({path.stat().st_size:,} bytes) cannot be opened as a video: it is empty, truncated, or of a "
-                "kind that OpenCV does not decode"
-            )
-        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        rate = _rate(capture)
-        number = 0
-        while capture.grab():
-            if number % every == 0:
-                milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
-                seconds = milliseconds / 1000 if milliseconds > 0 else number / rate
-                ok, picture = capture.retrieve()
-                if not ok:
-                    raise MediaError(f"{path}: picture {number} cannot be decoded; the video is damaged")
-                yield Frame(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), path, seconds, rate / every)
-            number += 1
-        if number == 0:
-            raise MediaError(f"{path} is a video without pictures")
-        if number < COMPLETE * announced:
-            raise MediaError(f"{path} is damaged: it ends after {number:,} of {announced:,.0f} pictures")
+    with Decoder() as decoder:
+        yield from _stream(decoder, path, every)
+
+
+def _stream(decoder: Decoder, path: Path, every: int) -> Iterator[Frame]:
+    for picture in decoder.pictures(path, every):
+        yield Frame(picture.pixels, path, picture.seconds, picture.rate)
 
 
 def stream_webcam(index: int, every: int = 1) -> Iterator[Frame]:
@@ -211,7 +204,7 @@ def annotate(
 
 def annotated_path(path: Path, is_video: bool) -> Path:
     """Return a path whose suffix is that of a format that can be written: its own, or one added to it."""
-    if path.suffix.lower() in ({".mp4"} if is_video else PHOTO_SUFFIXES):
+    if path.suffix.lower() in ({".mp4"} if is_video else WRITTEN):
         return path
     return path.with_name(path.name + (".mp4" if is_video else ".png"))
 
@@ -223,12 +216,27 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
         MediaError: when its format does not hold such a picture.
         OSError: when it cannot be written.
     """
-    options = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    ok, encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    suffix, options = path.suffix.lower(), []
+    if suffix in JPEG:
+        suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92]
+    try:
+        ok, encoded = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    except cv2.error:  # for a side that the format does not hold, as False is
+        ok = False
     if not ok:
         raise MediaError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: _write_bytes(temporary, encoded.tobytes()))
+
+
+def _write_bytes(temporary: Path, content: bytes) -> None:
+    """Write a file, or nothing: on a full disk a part of it would take the last place."""
+    try:
+        temporary.write_bytes(content)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class VideoFile:
@@ -238,19 +246,22 @@ class VideoFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.stem}.partial.mp4")
+        self.path = path
         self.writer: cv2.VideoWriter | None = None
         self.written = 0
+        self.link: Path | None = None
 
     def write(self, picture: np.ndarray, seconds: float, rate: float) -> None:
         """Append RGB (H, W, 3), uint8; repeated where pictures are missing, so that the video keeps its time.
 
         Raises:
-            MediaError: when the file cannot be opened for such pictures, or their size changes.
+            MediaError: when the file cannot be opened for such pictures, their size changes or their times jump.
         """
         height, width = picture.shape[:2]
         if self.writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with naming(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.temporary = self._temporary()
             rate = round(rate, 2)  # a finer time base is more than MPEG-4 takes
             self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
             if not self.writer.isOpened():
@@ -260,11 +271,24 @@ class VideoFile:
             self.began, self.rate, self.size = seconds, rate, (width, height)
         if (width, height) != self.size:
             raise MediaError(f"{self.path}: the pictures change from {self.size} to {(width, height)} pixels")
+        if seconds - self.began - self.written / self.rate > max(LONGEST_GAP, 2 / self.rate):
+            raise MediaError(f"{self.path}: the times of the pictures jump to {seconds:,.1f} s")
         due = round((seconds - self.began) * self.rate) + 1
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         while self.written < due:
             self.writer.write(bgr)
             self.written += 1
+
+    def _temporary(self) -> Path:
+        """Return where to write: in the same folder, through a link to it where OpenCV cannot be told its name."""
+        name = f".{zlib.crc32(os.fsencode(self.path.name)):08x}.partial.mp4"
+        if is_sayable(self.path.parent.absolute()):
+            return self.path.with_name(name)
+        self.link = Path(tempfile.mkdtemp(prefix="fer_video_"))
+        with contextlib.suppress(OSError):  # Windows lets few people make links; it is moved at the end
+            (self.link / "folder").symlink_to(self.path.parent.absolute(), target_is_directory=True)
+            return self.link / "folder" / name
+        return self.link / name
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -278,6 +302,8 @@ class VideoFile:
                 self._publish()
         finally:
             self.temporary.unlink(missing_ok=True)
+            if self.link is not None:
+                shutil.rmtree(self.link, ignore_errors=True)  # the link, not the folder it leads to
 
     def _publish(self) -> None:
         """Rename the file, after a look whether all pictures are in it: OpenCV does not report a full disk."""
@@ -285,7 +311,8 @@ class VideoFile:
             found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         if found != self.written:
             raise OSError(f"{self.path}: {found} of {self.written} pictures could be written; is the disk full?")
-        self.temporary.replace(self.path)
+        with naming(self.path):
+            shutil.move(self.temporary, self.path)  # renames, or copies from another disk
 
 
 class LiveWindow:

@@ -1,12 +1,9 @@
-"""Checks the values of options before any work is done with them, and ends a command with one line where it must end.
+"""Checks the values of options before any work is done with them.
 
 The same name means the same in every script, so what its value may be is said once, here.
 """
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -109,19 +106,3 @@ def _check_name(name: str) -> None:
     parts = Path(name).parts
     if not name.strip() or Path(name).is_absolute() or not parts or ".." in parts:
         raise ValueError(f"name_experiment is {name!r}; expected the name of a folder for this experiment")
-
-
-@contextmanager
-def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """End a command with one line, and exit code 1, where the user can mend what is wrong.
-
-    Args:
-        interrupted: what Ctrl-C has left behind, in a few words.
-    """
-    script = Path(sys.argv[0]).name
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"{script}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"{script}: {interrupted}")

@@ -173,11 +173,14 @@ class FaceImages(Dataset):
                 description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n", "utf-8")
             )
         except OSError as error:
-            size = np.prod(self._shape, dtype=np.int64) / GIB
+            size, reason = (
+                np.prod(self._shape, dtype=np.int64) / GIB,
+                os.strerror(error.errno) if error.errno else error,
+            )
             raise OSError(
-                f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} "
-                f"({error.strerror or error}): name another folder with --base-path-to-cache, or None to keep them in "
-                "memory alone; --cache none decodes at every access"
+                f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} ({reason}): name "
+                "another folder with --base-path-to-cache, or None to keep them in memory alone; --cache none decodes "
+                "at every access"
             ) from error
 
     def _fingerprint(self) -> dict[str, str | int]:

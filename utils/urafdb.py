@@ -1,11 +1,11 @@
 """Reads RAF-DB's list, or its class folders, whose names tell the order of the labels."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
-from utils.ufolder import IMAGE_SUFFIXES, NOT_ENTERED, folders_in, list_files, one_named
+from utils.ufolder import NOT_ENTERED, Listing, folders_in, list_files, one_named
 from utils.ulayout import find_listed, list_pictures, missing, no_pictures
+from utils.upicture import PHOTO_SUFFIXES
 from utils.utable import BadRow, DatasetError, cells_of, printable, separator_of, text_lines
 
 RAFDB_TO_EMOTIONS = {  # Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral
@@ -17,7 +17,7 @@ LAYOUT = (
 )
 
 
-def read_list(list_file: Path, folder: Path, split: str, left_out: Counter[str]) -> tuple[list[Path], list[int]]:
+def read_list(list_file: Path, folder: Path, split: str, found: Listing) -> tuple[list[Path], list[int]]:
     """Read the pictures of a split and their labels, in our order, from the official list; counts what is left out.
 
     Raises:
@@ -29,7 +29,7 @@ def read_list(list_file: Path, folder: Path, split: str, left_out: Counter[str])
     for number, line in text_lines(list_file, "list_patition_label.txt"):
         name, *rest = _cells(line)
         if not name.startswith(("train_", "test_")):
-            left_out["rows of neither train nor test"] += 1
+            found.left_out["rows of neither train nor test"] += 1
         if not name.startswith(split + "_"):
             continue
         if len(rest) != 1 or not re.fullmatch("[1-7]", rest[0]):
@@ -46,10 +46,11 @@ def read_list(list_file: Path, folder: Path, split: str, left_out: Counter[str])
         labels.append(RAFDB_TO_EMOTIONS[int(rest[0])])
     if not lines:
         raise DatasetError(f"{list_file} lists no picture whose name begins with {split}_")
-    paths = find_listed(list(lines), listing.files, list_file, LAYOUT)
-    left_out.update(listing.left_out)
+    paths = find_listed(list(lines), listing, list_file, LAYOUT)
+    found.leave_out(listing)
     of_split = sum(path.name.startswith(split + "_") for path in listing.files)
-    left_out["pictures that the list does not name"] += max(0, of_split - len(set(paths)))
+    found.left_out["pictures that the list does not name"] += max(0, of_split - len(set(paths)))
+    found.files += paths
     return paths, labels
 
 
@@ -64,7 +65,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in cells] or [""]
 
 
-def read_class_folders(root: Path, split: str, left_out: Counter[str]) -> tuple[list[Path], list[int], str]:
+def read_class_folders(root: Path, split: str, found: Listing) -> tuple[list[Path], list[int], str]:
     """Read the pictures of a split, their labels in our order, and the order of the folders; counts what is left out.
 
     Folder 0 says that it is ours, 7 that it is the official one. A class may be absent, and empty folders decide only
@@ -76,12 +77,13 @@ def read_class_folders(root: Path, split: str, left_out: Counter[str]) -> tuple[
     folder, other = one_named(root, split), one_named(root, {"train": "test", "test": "train"}[split])
     if not folder.is_dir():
         raise DatasetError(missing(folder, "RAF-DB", LAYOUT))
-    pictures = _list_classes(folder, left_out)
+    pictures = _list_classes(folder, found)
     paths = sorted(path for files in pictures.values() for path in files)
     if not paths:
-        raise no_pictures(folder, "RAF-DB", LAYOUT, left_out)
+        raise no_pictures(folder, "RAF-DB", LAYOUT, found)
+    found.files += paths
     filled = {name for name, files in pictures.items() if files}
-    of_other = {name for name, files in _list_classes(other, Counter()).items() if files} if other.is_dir() else set()
+    of_other = {name for name, files in _list_classes(other, Listing()).items() if files} if other.is_dir() else set()
     if filled <= {str(label) for label in range(8)}:
         for telling in (names & {"0", "7"} for names in (filled, set(pictures), of_other)):
             if telling == {"0"}:
@@ -97,16 +99,16 @@ def read_class_folders(root: Path, split: str, left_out: Counter[str]) -> tuple[
     )
 
 
-def _list_classes(folder: Path, left_out: Counter[str]) -> dict[str, list[Path]]:
+def _list_classes(folder: Path, found: Listing) -> dict[str, list[Path]]:
     """List the pictures of every folder in a folder."""
     try:
-        beside = list_files(folder, IMAGE_SUFFIXES, depth=0)
-        listings = {path.name: list_files(path, IMAGE_SUFFIXES, depth=0) for path in folders_in(folder)}
+        beside = list_files(folder, PHOTO_SUFFIXES, depth=0)
+        listings = {path.name: list_files(path, PHOTO_SUFFIXES, depth=0) for path in folders_in(folder)}
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from None
     for listing in (beside, *listings.values()):
-        left_out.update(listing.left_out)
-    left_out[NOT_ENTERED] -= beside.left_out[NOT_ENTERED]  # those are entered
-    left_out["pictures beside the class folders"] += len(beside.files)
-    left_out["empty folders"] += sum(not listing.files for listing in listings.values())
+        found.leave_out(listing)
+    found.left_out[NOT_ENTERED] -= beside.left_out[NOT_ENTERED]  # those are entered
+    found.left_out["pictures beside the class folders"] += len(beside.files)
+    found.left_out["empty folders"] += sum(not listing.files for listing in listings.values())
     return {name: listing.files for name, listing in listings.items()}

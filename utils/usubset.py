@@ -5,7 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.udata import AFFECTNET_NAME, IMAGE_SUFFIXES, DatasetError, FaceDataset
+from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
+from utils.upicture import PHOTO_SUFFIXES
 from utils.upreprocess import SOURCES
 from utils.utable import BadRow, Table, cells_or_none, printable, separator_of, text_lines
 
@@ -15,7 +16,7 @@ IDENTIFIER = re.compile(  # of a picture, wherever it stands in a name: FER+, RA
 )
 NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 UP_TO_PICTURE = re.compile(
-    rf"(.+(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES, key=len, reverse=True)))}))(?=[\s,;\"]|$)", re.IGNORECASE
+    rf"(.+(?:{'|'.join(map(re.escape, sorted(PHOTO_SUFFIXES, key=len, reverse=True)))}))(?=[\s,;\"]|$)", re.IGNORECASE
 )
 HEADER = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "picture", "path", "pth"}
 
@@ -229,7 +230,7 @@ def _words(cell: str) -> list[str]:
 
 
 def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return Path(name).suffix.lower() in PHOTO_SUFFIXES
 
 
 def _identifiers(name: str) -> list[str]:
