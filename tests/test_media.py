@@ -515,6 +515,17 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
     assert Counter(frame.source.name for frame in frames if not frame.error) == {"bad.mp4": 1, "good.mp4": 6}
 
 
+def test_a_damaged_video_costs_no_new_process(tmp_path):
+    path = write_video(tmp_path / "v.mp4")
+    (tmp_path / "bad.mp4").write_bytes(path.read_bytes()[:600])
+    with uvideo.Decoder() as decoder:
+        assert len(list(decoder.pictures(path))) == 6
+        process = decoder.process
+        with pytest.raises(MediaError, match=r"bad\.mp4 \(600 bytes\) cannot be opened"):
+            list(decoder.pictures(tmp_path / "bad.mp4"))
+        assert len(list(decoder.pictures(path))) == 6 and decoder.process is process
+
+
 def test_a_decoder_that_does_not_start_is_one_error(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4")
     monkeypatch.setattr(uvideo, "WORKER", [str(tmp_path / "no_python")])

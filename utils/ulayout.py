@@ -34,7 +34,7 @@ def find_root(root: Path, marks: Collection[str]) -> Path:
     def holds(folder: Path) -> bool:
         return any(below(folder, mark).exists() for mark in marks)
 
-    above, own = root.absolute().parent, root.name.lower()
+    above, own = root.absolute().parent, root.absolute().name.lower()  # also of "."
     if any(mark.lower().startswith(own + "/") and below(above, mark).exists() for mark in marks):
         return above  # this is a part of the data set; it may look like another layout of the whole
     if holds(root):

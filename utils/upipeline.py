@@ -173,10 +173,8 @@ class FaceImages(Dataset):
                 description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n", "utf-8")
             )
         except OSError as error:
-            size, reason = (
-                np.prod(self._shape, dtype=np.int64) / GIB,
-                os.strerror(error.errno) if error.errno else error,
-            )
+            size = np.prod(self._shape, dtype=np.int64) / GIB
+            reason = os.strerror(error.errno) if error.errno else error
             raise OSError(
                 f"the decoded pictures ({size:.2f} GiB) cannot be kept in {path.parent.absolute()} ({reason}): name "
                 "another folder with --base-path-to-cache, or None to keep them in memory alone; --cache none decodes "

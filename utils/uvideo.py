@@ -59,6 +59,7 @@ class Decoder:
         self.folder: Path | None = None
         self.answers: queue.Queue[tuple[dict[str, Any], bytes] | None] = queue.Queue()
         self.mapped: tuple[str, mmap.mmap] | None = None
+        self.is_idle = True  # the process waits for a video
 
     def __enter__(self) -> "Decoder":
         return self
@@ -90,24 +91,24 @@ class Decoder:
                 that the decoder crashes or hangs at.
         """
         size = check_regular(path, "a video")
-        whole, begun = False, False
+        begun = False
         with _plain_name(path) as plain:
             try:
                 for picture in self._pictures(path, plain, size, every):
                     begun = True
                     yield picture
-                whole = True
             except _DecoderError as error:
                 what = "read to its end" if begun else "opened as a video"
                 raise MediaError(f"{path} ({size:,} bytes) cannot be {what}: {error}") from None
             finally:
-                if not whole:  # it may be in the middle of something
+                if not self.is_idle:  # it is in the middle of something
                     self.close()
 
     def _pictures(self, path: Path, plain: Path, size: int, every: int) -> Iterator[VideoPicture]:
         if not size:
             raise _DecoderError("it is an empty file")
         self._start()
+        self.is_idle = False
         self._ask(path=str(plain.absolute()), every=every, max_pixels=MAX_PIXELS)
         about, _ = self._answer(0)
         if "error" in about:
@@ -169,6 +170,7 @@ class Decoder:
             raise _DecoderError(
                 f"its decoder gives no answer for {PATIENCE:.0f} s after {taken:,} pictures; the file is damaged"
             ) from None
+        self.is_idle = answer is not None and ("error" in answer[0] or "end" in answer[0])
         if answer is None:
             with contextlib.suppress(subprocess.TimeoutExpired):  # it may have closed the pipe and live on
                 self.process.wait(2)
