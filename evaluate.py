@@ -20,16 +20,16 @@ from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
 from models.writing import write_json
+from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices
+from utils.evaluation.evaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance
+from utils.evaluation.page import draw_comparison, draw_pictures, write_report
+from utils.evaluation.subset import Faces, select_faces
 from utils.uaffect import describe_affect
-from utils.ucomparison import Comparison, check_seeds, compare, write_choices
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
-from utils.uevaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance
 from utils.uhardware import choose_hardware
-from utils.uhtml import draw_comparison, draw_pictures, write_report
 from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
 from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span, write_predictions
-from utils.usubset import Faces, select_faces
 
 
 @dataclass

@@ -27,11 +27,9 @@ from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
 from models.writing import write_atomically
-from utils.uaffect import DIMENSIONS
-from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
-from utils.uhardware import choose_hardware
-from utils.uinputs import describe_left_out, list_media
-from utils.umedia import (
+from utils.media.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
+from utils.media.inputs import describe_left_out, list_media
+from utils.media.media import (
     VIDEO_SUFFIXES,
     Frame,
     LiveWindow,
@@ -43,7 +41,9 @@ from utils.umedia import (
     stream_webcam,
     write_picture,
 )
-from utils.uoutput import naming, plan_places
+from utils.media.output import naming, plan_places
+from utils.uaffect import DIMENSIONS
+from utils.uhardware import choose_hardware
 
 EXPLAINED_AT_ONCE = 8  # faces whose heat maps are in memory at a time
 TALKATIVE = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
@@ -57,7 +57,7 @@ class Prediction:
     webcam: int | None = None  # number of a webcam, in place of inputs; q, Esc or Ctrl-C ends it
     checkpoint: Path | None = None  # network; default: the weights that come with the project
     detector: str = "haar"  # "haar", the path of YuNet's .onnx file, or "none" for pictures that are crops of faces
-    margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops (utils/uface.py)
+    margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops
     every: int = 1  # look at every n-th picture of a video or webcam
     branches: bool = False  # write what each branch says into the table
     annotate: bool = False  # write pictures and videos with boxes and labels
@@ -76,7 +76,7 @@ def draw(frame: Frame, faces: list[LabelledFace]) -> np.ndarray:
 
 def write_explanations(model: ExpressionClassifier, frame: Frame, faces: list[LabelledFace], stem: Path) -> None:
     """Write a picture of heat maps for every face of a frame."""
-    from utils.uexplain import explain, plot_explanation  # captum and matplotlib take seconds to import
+    from utils.evaluation.explain import explain, plot_explanation  # captum and matplotlib take seconds to import
     from utils.uplot import write_figure
 
     moment = "" if frame.seconds is None else f"_{frame.seconds:.3f}s"

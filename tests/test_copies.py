@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from utils import ucheck
-from utils.ucheck import check
-from utils.ucopies import Split, check_names
+from utils.evaluation import check as checking
+from utils.evaluation.check import check
+from utils.evaluation.copies import Split, check_names
 from utils.udata import AffectNet, FaceDataset
 from utils.udemosets import write_affectnet, write_rafdb
 
@@ -146,7 +146,7 @@ def test_exchanged_classes_are_named(swapped, sound, monkeypatch):
     model = Knowing(faces, true)
     moved = {label: swapped[(i + 1) % len(swapped)] for i, label in enumerate(swapped)}
     faces.labels = np.array([moved.get(label, label) for label in faces.labels.tolist()])
-    findings = ucheck.check_labels(Split("train", faces, faces.paths), None, model, set(faces.paths))
+    findings = checking.check_labels(Split("train", faces, faces.paths), None, model, set(faces.paths))
     exchanged = [finding for finding in findings if "look exchanged to the network" in finding.text]
     assert len(exchanged) == bool(swapped) and all(finding.level == "note" for finding in findings if not swapped)
     for label in swapped:

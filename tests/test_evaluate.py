@@ -20,12 +20,9 @@ from models import CheckpointError
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import describe_model
-from utils.ubranches import measure_disagreement, watch_features
-from utils.ucheckpoint import Run
-from utils.ucomparison import check_seeds
-from utils.udata import RAFDB, AffectNet, DatasetError, FaceDataset, FERPlus
-from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
-from utils.uevaluation import (
+from utils.evaluation.branches import measure_disagreement, watch_features
+from utils.evaluation.comparison import check_seeds
+from utils.evaluation.evaluation import (
     Provenance,
     Selection,
     choose_folders,
@@ -34,11 +31,14 @@ from utils.uevaluation import (
     name_checkpoints,
     read_provenance,
 )
+from utils.evaluation.page import list_warnings
+from utils.evaluation.subset import Faces, select_faces
+from utils.ucheckpoint import Run
+from utils.udata import RAFDB, AffectNet, DatasetError, FaceDataset, FERPlus
+from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 from utils.uhardware import choose_hardware
-from utils.uhtml import list_warnings
 from utils.upipeline import FaceLoader
 from utils.ureport import report
-from utils.usubset import Faces, select_faces
 from utils.utrain import Predictions
 
 PICTURES = {"confusion_matrix.png", "reliability.png", "classes.png", "mistakes.png"}
@@ -291,7 +291,7 @@ def test_what_stops_an_evaluation(place, task, tmp_path):
 
 
 def test_similarity_is_that_of_the_features_of_a_sample(monkeypatch):
-    monkeypatch.setattr("utils.ubranches.SAMPLE", 4)
+    monkeypatch.setattr("utils.evaluation.branches.SAMPLE", 4)
     torch.manual_seed(0)
     model, images = MANet(7, image_size=32).eval(), torch.rand(7, 3, 32, 32)
     with watch_features(model, 7) as sample, torch.no_grad():

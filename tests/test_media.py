@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import uvideo
-from utils.ucrop import crop_face
+from utils.media import video as decoding
+from utils.media.inputs import describe_left_out, find_media, list_media
+from utils.media.media import VideoFile, read_media, read_photo, stream_video
+from utils.media.output import common_folder, plan_places
+from utils.media.picture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
+from utils.preparing.crop import crop_face
 from utils.udata import DatasetError, read_image
-from utils.uinputs import describe_left_out, find_media, list_media
-from utils.umedia import VideoFile, read_media, read_photo, stream_video
-from utils.uoutput import common_folder, plan_places
-from utils.upicture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
 
 SAMPLES = Path(__file__).parent / "samples"
 PHOTO = cv2.resize(  # (60, 80, 3): smooth and colourful
@@ -488,7 +488,7 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
     program, words = WORKERS[kind]
     worker = tmp_path / "worker.py"
     worker.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(uvideo.__file__).parent)!r}); import uvideoworker as w\n"
+        f"import sys; sys.path.insert(0, {str(Path(decoding.__file__).parent)!r}); import videoworker as w\n"
         "decode = w.decode\n"
         "def spoiled(answers, path, *rest):\n"
         "    if 'bad' not in path: return decode(answers, path, *rest)\n"
@@ -518,7 +518,7 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
 def test_a_damaged_video_costs_no_new_process(tmp_path):
     path = write_video(tmp_path / "v.mp4")
     (tmp_path / "bad.mp4").write_bytes(path.read_bytes()[:600])
-    with uvideo.Decoder() as decoder:
+    with decoding.Decoder() as decoder:
         assert len(list(decoder.pictures(path))) == 6
         process = decoder.process
         with pytest.raises(MediaError, match=r"bad\.mp4 \(600 bytes\) cannot be opened"):
@@ -544,7 +544,7 @@ def test_pictures_go_through_the_pipe_where_no_memory_can_be_shared(tmp_path, mo
 
 def test_a_video_that_is_left_early_leaves_no_process_and_no_memory(tmp_path):
     path = write_video(tmp_path / "v.mp4", 50)
-    decoder = uvideo.Decoder()
+    decoder = decoding.Decoder()
     pictures = decoder.pictures(path)
     next(pictures)
     process, folder = decoder.process, decoder.folder
@@ -571,7 +571,7 @@ def test_ctrl_c_is_the_program_s_to_answer(tmp_path):
     if sys.platform == "win32":
         pytest.skip("its signals are others")
     path = write_video(tmp_path / "v.mp4", 20)
-    decoder = uvideo.Decoder()
+    decoder = decoding.Decoder()
     pictures = decoder.pictures(path)
     next(pictures)
     decoder.process.send_signal(signal.SIGINT)
@@ -581,7 +581,7 @@ def test_ctrl_c_is_the_program_s_to_answer(tmp_path):
 
 def test_the_worker_imports_little():
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(uvideo.__file__).parent)!r}); import uvideoworker, cv2, numpy;"
+        f"import sys; sys.path.insert(0, {str(Path(decoding.__file__).parent)!r}); import videoworker, cv2, numpy;"
         "print(sorted({'torch', 'PIL', 'utils', 'models'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")

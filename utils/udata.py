@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.classifier import EMOTIONS
-from utils.uannotations import EXPRESSIONS
-from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
-from utils.ufolder import Listing, one_named
-from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
-from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
-from utils.upicture import MediaError, read_picture
-from utils.upreprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
-from utils.urafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
-from utils.utable import DatasetError, printable
+from utils.media.picture import MediaError, read_picture
+from utils.preparing.annotations import EXPRESSIONS
+from utils.preparing.ferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
+from utils.preparing.folder import Listing, one_named
+from utils.preparing.kaggle import PLACES, find_labels, read_labels, why_missing
+from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, tell
+from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
+from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
+from utils.preparing.table import DatasetError, printable
 
 __all__ = [
     "EMOTIONS",
@@ -364,4 +364,4 @@ def _check_split(split: str, splits: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":  # python -m utils.udata check DATASET ROOT
-    runpy.run_module("utils.ucheck", run_name="__main__")
+    runpy.run_module("utils.evaluation.check", run_name="__main__")

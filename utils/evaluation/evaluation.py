@@ -13,12 +13,12 @@ from models.classifier import ExpressionClassifier
 from models.esr import ESR
 from models.inference import optimize_for_inference
 from models.weights import FORMAT, CheckpointError, read_tensors
+from utils.evaluation.branches import Disagreement, Similarity, measure_disagreement, watch_features
+from utils.media.output import common_folder
 from utils.uaffect import AffectMetrics, compute_affect_metrics
-from utils.ubranches import Disagreement, Similarity, measure_disagreement, watch_features
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
 from utils.umetrics import Metrics
-from utils.uoutput import common_folder
 from utils.upipeline import FaceLoader
 from utils.ureport import score
 from utils.utrain import Predictions, predict_dataset

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from models.writing import write_atomically
-from utils.uinputs import find_media
-from utils.uoutput import naming
-from utils.upicture import (
+from utils.media.inputs import find_media
+from utils.media.output import naming
+from utils.media.picture import (
     PHOTO_SUFFIXES,
     MediaError,
     check_regular,
@@ -30,7 +30,7 @@ from utils.upicture import (
     open_picture,
     read_picture,
 )
-from utils.uvideo import VIDEO_SUFFIXES, Decoder
+from utils.media.video import VIDEO_SUFFIXES, Decoder
 
 __all__ = [
     "PHOTO_SUFFIXES",

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from utils.upngjpeg import jpeg_header, png_header
+from utils.media.pngjpeg import jpeg_header, png_header
 
 MAX_PIXELS = 2**28  # 16,384 x 16,384; as RGB 0.8 GB. The largest cameras of telephones have 200 megapixels
 MAX_BYTES = 2**31  # of a file; more is no picture of that many pixels

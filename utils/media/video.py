@@ -1,4 +1,4 @@
-"""Opens videos: pictures in order with their times, decoded by `utils/uvideoworker.py` in a process of its own.
+"""Opens videos: pictures in order with their times, decoded by `utils/media/videoworker.py` in a process of its own.
 
 FFmpeg, which decodes them, can crash, hang or ask for any amount of memory at a damaged file. That process may do so:
 the file becomes one `MediaError`, and the run goes on. Its pictures come through memory that both processes map.
@@ -23,8 +23,8 @@ from typing import IO, Any, NamedTuple
 import cv2
 import numpy as np
 
-from utils.ucontainer import examine_container
-from utils.upicture import MAX_PIXELS, MediaError, check_regular, is_sayable
+from utils.media.container import examine_container
+from utils.media.picture import MAX_PIXELS, MediaError, check_regular, is_sayable
 
 VIDEO_SUFFIXES = {  # whose contents OpenCV's FFmpeg decodes
     ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg",
@@ -35,7 +35,7 @@ DEMUXERS = (  # FFmpeg's; others show text as a video (tty), open further files 
     "aac,asf,av1,avi,dv,flv,gxf,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nsv,"
     "nut,obu,ogg,rm,swf,vc1,webm,wtv,yuv4mpegpipe"
 )
-WORKER = [sys.executable, str(Path(__file__).with_name("uvideoworker.py"))]
+WORKER = [sys.executable, str(Path(__file__).with_name("videoworker.py"))]
 PATIENCE = 60.0  # seconds without an answer, after which the process is given up; it answers every second
 COMPLETE = 0.9  # a video that ends before this share of what it states is damaged; containers round
 CUT = 0.995  # the same for a file whose container lost its end

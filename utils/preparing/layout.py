@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from utils.ufolder import Listing, folders_in, list_files, one_named
-from utils.upicture import PHOTO_SUFFIXES
-from utils.utable import DatasetError, printable
+from utils.media.picture import PHOTO_SUFFIXES
+from utils.preparing.folder import Listing, folders_in, list_files, one_named
+from utils.preparing.table import DatasetError, printable
 
 WHERE = {
     "AffectNet": "AffectNet is requested at http://mohammadmahoor.com/databases/affectnet/",

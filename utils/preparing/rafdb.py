@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from utils.ufolder import NOT_ENTERED, Listing, folders_in, list_files, one_named
-from utils.ulayout import find_listed, list_pictures, missing, no_pictures
-from utils.upicture import PHOTO_SUFFIXES
-from utils.utable import BadRow, DatasetError, cells_of, printable, separator_of, text_lines
+from utils.media.picture import PHOTO_SUFFIXES
+from utils.preparing.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
+from utils.preparing.layout import find_listed, list_pictures, missing, no_pictures
+from utils.preparing.table import BadRow, DatasetError, cells_of, printable, separator_of, text_lines
 
 RAFDB_TO_EMOTIONS = {  # Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral
     1: 3, 2: 4, 3: 5, 4: 1, 5: 2, 6: 6, 7: 0,

@@ -18,11 +18,11 @@ from typing import IO, Any, NamedTuple
 import cv2
 from tqdm.auto import tqdm
 
-from utils.uannotations import EXPRESSIONS, SPLITS, CurrentRelease, FirstRelease, find_affect_net
-from utils.ucrop import crop_face
-from utils.uferplus import FER_FOLDERS, FER_SIZE, FERPlusTables
+from utils.preparing.annotations import EXPRESSIONS, SPLITS, CurrentRelease, FirstRelease, find_affect_net
+from utils.preparing.crop import crop_face
+from utils.preparing.ferplus import FER_FOLDERS, FER_SIZE, FERPlusTables
+from utils.preparing.table import BadRow, DatasetError
 from utils.uhardware import keep_freed_memory
-from utils.utable import BadRow, DatasetError
 
 IMAGES_PER_FOLDER = 500  # keeps folders small enough for file browsers and network drives; the published layout
 JPEG_QUALITY = 95  # of 100: the faces are compressed a second time, which should not show
@@ -72,7 +72,7 @@ def pre_process_affect_net(
 
     The crop is rows `face_y : face_y + face_height`, columns `face_x : face_x + face_width`, clipped to the photograph,
     and is scaled to a square. `errors.csv` in the same folder lists each unusable row: its number, picture and reason.
-    `sources.csv` has the row and the picture of every face written, by which `utils.usubset` finds faces in lists.
+    `sources.csv` has the row and the picture of every face written, by which lists of them find it.
     A JPEG that lost its end is an unusable row; damage inside a picture that still ends properly cannot be told.
 
     Args:

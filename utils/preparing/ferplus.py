@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.utable import BadRow, DatasetError, Table, cells_or_none, printable, separator_of, text_lines
+from utils.preparing.table import BadRow, DatasetError, Table, cells_or_none, printable, separator_of, text_lines
 
 FER_SIZE = 48  # pixels along each side of a FER2013 face
 FER_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jinja2
 
 from models.writing import write_atomically
+from utils.evaluation.comparison import Comparison
+from utils.evaluation.evaluation import Scored
+from utils.evaluation.subset import Faces
 from utils.ubootstrap import DRAWS
-from utils.ucomparison import Comparison
 from utils.udata import read_image
-from utils.uevaluation import Scored
 from utils.umetrics import CALIBRATION_BINS, COMPARED
 from utils.uplot import (
     plot_accuracy_against_disagreement,
@@ -24,7 +25,6 @@ from utils.uplot import (
     write_figure,
 )
 from utils.ureport import NUMBERS, number, percent, signed, span
-from utils.usubset import Faces
 
 TEMPLATE = "report.html.jinja"
 DPI = 200

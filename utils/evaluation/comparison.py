@@ -12,10 +12,10 @@ import torch
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
 from models.writing import write_atomically
-from utils.uevaluation import Provenance, Scored, describe_network
+from utils.evaluation.evaluation import Provenance, Scored, describe_network
+from utils.evaluation.subset import Faces
 from utils.umetrics import Difference, compute_differences
 from utils.ureport import NUMBERS
-from utils.usubset import Faces
 
 MAY_DIFFER_BETWEEN_SEEDS = {
     "seed", "name_experiment", "base_path_to_dataset", "base_path_experiment", "base_path_to_cache", "cache",

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.uannotations import EXPRESSIONS
-from utils.ufolder import Listing, list_files
-from utils.ulayout import below
-from utils.upicture import PHOTO_SUFFIXES
-from utils.utable import BadRow, DatasetError, Table, printable
+from utils.media.picture import PHOTO_SUFFIXES
+from utils.preparing.annotations import EXPRESSIONS
+from utils.preparing.folder import Listing, list_files
+from utils.preparing.layout import below
+from utils.preparing.table import BadRow, DatasetError, Table, printable
 
 PLACES = {  # of labels.csv, by split; on Kaggle there is a training part
     "train": ("labels.csv", "train/labels.csv", "training/labels.csv", "train_set/labels.csv"),

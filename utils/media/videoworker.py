@@ -1,7 +1,7 @@
 """Decodes videos in a process of its own: what crashes or hangs FFmpeg does not take the program with it.
 
-Started by `utils.uvideo` with a folder for the shared memory as its argument. It is told on stdin, in lines of JSON,
-which video to decode, and answers on stdout, in lines of JSON:
+Started by `utils.media.video` with a folder for the shared memory as its argument. It is told on stdin, in lines of
+JSON, which video to decode, and answers on stdout, in lines of JSON:
 
     {"rate": ..., "announced": ..., "aspect": ...}   a video was opened
     {"alive": n}                                     n pictures were passed over

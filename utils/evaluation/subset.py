@@ -5,10 +5,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.media.picture import PHOTO_SUFFIXES
+from utils.preparing.preprocess import SOURCES
+from utils.preparing.table import BadRow, Table, cells_or_none, printable, separator_of, text_lines
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
-from utils.upicture import PHOTO_SUFFIXES
-from utils.upreprocess import SOURCES
-from utils.utable import BadRow, Table, cells_or_none, printable, separator_of, text_lines
 
 HASH = re.compile(r"[0-9a-f]{32,64}")
 IDENTIFIER = re.compile(  # of a picture, wherever it stands in a name: FER+, RAF-DB, AffectNet's source pictures

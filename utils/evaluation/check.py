@@ -24,8 +24,10 @@ from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
 from models.console import one_line_errors
 from models.weights import SHIPPED
-from utils.uannotations import find_affect_net
-from utils.ucopies import Content, Finding, Split, check_copies, content_of, some
+from utils.evaluation.copies import Content, Finding, Split, check_copies, content_of, some
+from utils.preparing.annotations import find_affect_net
+from utils.preparing.folder import Listing
+from utils.preparing.table import printable
 from utils.udata import (
     FERPLUS_VOTES_TO_EMOTIONS,
     RAFDB,
@@ -36,8 +38,6 @@ from utils.udata import (
     FERPlus,
     read_image,
 )
-from utils.ufolder import Listing
-from utils.utable import printable
 
 SAMPLE = 800  # faces of a split that the network is asked about
 FEWEST = 5  # faces of a class from which its recall counts

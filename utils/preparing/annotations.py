@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.ufolder import folders_in, list_files, one_named
-from utils.upicture import PHOTO_SUFFIXES
-from utils.utable import BadRow, Table, printable
+from utils.media.picture import PHOTO_SUFFIXES
+from utils.preparing.folder import folders_in, list_files, one_named
+from utils.preparing.table import BadRow, Table, printable
 
 EXPRESSIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt",
                "None", "Uncertain", "No-Face")  # fmt: skip
