@@ -107,7 +107,7 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_damaged_pictures(monkeypatch):
-    monkeypatch.setattr(upicture, "MAX_PIXELS", PIXELS)
+    monkeypatch.setattr(opening, "MAX_PIXELS", PIXELS)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS // 2)
     pictures = valid_pictures()
     outcomes: Counter[str] = Counter()

@@ -502,8 +502,8 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
         "w.decode = spoiled\n"
         "w.main()\n"
     )
-    monkeypatch.setattr(uvideo, "WORKER", [sys.executable, str(worker)])
-    monkeypatch.setattr(uvideo, "PATIENCE", 2.0 if kind in ("hang", "endless") else 30.0)
+    monkeypatch.setattr(decoding, "WORKER", [sys.executable, str(worker)])
+    monkeypatch.setattr(decoding, "PATIENCE", 2.0 if kind in ("hang", "endless") else 30.0)
     for name in ("bad.mp4", "good.mp4"):
         write_video(tmp_path / name)
     began = time.monotonic()
@@ -528,16 +528,16 @@ def test_a_damaged_video_costs_no_new_process(tmp_path):
 
 def test_a_decoder_that_does_not_start_is_one_error(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4")
-    monkeypatch.setattr(uvideo, "WORKER", [str(tmp_path / "no_python")])
+    monkeypatch.setattr(decoding, "WORKER", [str(tmp_path / "no_python")])
     assert "does not start" in outcome(path)[1]
-    monkeypatch.setattr(uvideo, "WORKER", [sys.executable, "-c", "import no_such_module"])
+    monkeypatch.setattr(decoding, "WORKER", [sys.executable, "-c", "import no_such_module"])
     assert "exit code 1" in outcome(path)[1]
 
 
 def test_pictures_go_through_the_pipe_where_no_memory_can_be_shared(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4", 12)
     expected = [frame.picture for frame in stream_video(path)]
-    monkeypatch.setattr(uvideo, "_shared_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(decoding, "_shared_folder", lambda: tmp_path / "nowhere")
     found = [frame.picture for frame in stream_video(path)]
     assert len(found) == 12 and all(map(np.array_equal, found, expected))
 
