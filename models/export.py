@@ -198,9 +198,9 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
         unchecked = Path(temporary)
         for name, module in states.items():
             torch.save({key: value.cpu() for key, value in module.state_dict().items()}, unchecked / name)
-        (unchecked / NOTE_FILE).write_text(_note(model, code))
+        (unchecked / NOTE_FILE).write_text(_note(model, code), "utf-8")
         settings = {name: model.arguments[name] for name in ("normalization", "image_size")}
-        (unchecked / SETTINGS_FILE).write_text(json.dumps(settings) + "\n")
+        (unchecked / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", "utf-8")
         _compare(model, load_model(unchecked))
         (folder / BASE_FILE).unlink(missing_ok=True)  # without it nobody reads a mixture of two ensembles
         for name in (*branches, NOTE_FILE, SETTINGS_FILE, BASE_FILE):

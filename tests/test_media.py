@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from utils.media import video as decoding
+from utils.media.container import examine_container
 from utils.media.inputs import describe_left_out, find_media, list_media
 from utils.media.media import VideoFile, read_media, read_photo, stream_video
 from utils.media.output import common_folder, plan_places
@@ -513,6 +514,32 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
     assert len(errors) == 1 and "bad.mp4" in errors[0]
     assert re.search(words, errors[0]), errors[0]
     assert Counter(frame.source.name for frame in frames if not frame.error) == {"bad.mp4": 1, "good.mp4": 6}
+
+
+def test_a_killed_program_leaves_no_memory(tmp_path):
+    path = write_video(tmp_path / "v.mp4", 50)
+    program = (
+        "import sys, time; from pathlib import Path; from utils.uvideo import Decoder; decoder = Decoder();"
+        "next(decoder.pictures(Path(sys.argv[1]))) is None; pictures = decoder.pictures(Path(sys.argv[1]));"
+        "next(pictures); print(decoder.folder, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(uvideo.__file__).parents[1])
+    folder = Path(process.stdout.readline().strip())
+    assert folder.is_dir()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 20
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not folder.exists()
+
+
+def test_numbers_of_a_damaged_container_end_nothing(tmp_path):
+    path = tmp_path / "v.webm"
+    path.write_bytes(b"\x1a\x45\xdf\xa3" + bytes(60))
+    assert examine_container(path) == (False, None)
 
 
 def test_a_damaged_video_costs_no_new_process(tmp_path):

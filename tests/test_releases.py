@@ -169,6 +169,14 @@ def test_paths_that_lead_nowhere_name_one_and_the_nearest(first, tmp_path):
         pre_process_affect_net(first, first, tmp_path / "out", 1, num_workers=1)
 
 
+def test_paths_longer_than_any_name_lead_nowhere_too(first, tmp_path):
+    table = first / "training.csv"
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([header, *["9" * 400 + line for line in lines]]))
+    with pytest.raises(FileNotFoundError, match=r"cannot be reached: File name too long; looked for "):
+        pre_process_affect_net(first, first, tmp_path / "out", 1, num_workers=1)
+
+
 # ---------------------------------------- lists
 def select(names: list[str], text: str | bytes, tmp_path: Path) -> tuple[list[str], list[str]]:
     faces = FaceDataset("test", [Path("a") / name for name in names], np.zeros(len(names), dtype=np.int64), 8)

@@ -104,6 +104,8 @@ def _matroska_end(file: BinaryIO) -> int:
 def _variable_number(file: BinaryIO) -> tuple[int, bool]:
     """Read a number of EBML: the leading zero bits tell its length in bytes; all bits set means unknown."""
     first = file.read(1)[0]
+    if first == 0:
+        raise ValueError("a number of more than 8 bytes")
     length = 9 - first.bit_length()
     value = int.from_bytes(bytes([first & (2 ** (8 - length) - 1)]) + file.read(length - 1), "big")
     return value, value == 2 ** (7 * length) - 1

@@ -198,6 +198,8 @@ class Decoder:
             if self.mapped is None or self.mapped[0] != name:
                 with (self.folder / name).open("rb") as file:
                     self.mapped = name, mmap.mmap(file.fileno(), SLOTS * part, access=mmap.ACCESS_READ)
+                with contextlib.suppress(OSError):  # both have it now; Windows keeps it until the end
+                    (self.folder / name).unlink()
             return np.frombuffer(self.mapped[1], np.uint8, size, slot * part).reshape(height, width, 3)
         except (KeyError, TypeError, ValueError, OSError):
             raise self._nonsense() from None

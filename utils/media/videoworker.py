@@ -18,6 +18,7 @@ import contextlib
 import json
 import mmap
 import os
+import shutil
 import signal
 import sys
 import time
@@ -71,10 +72,10 @@ class Answers:
         self.spoke = time.monotonic()
 
     def wait(self, free: int) -> None:
-        """Wait until so many slots are free; ends the process when nobody listens any more."""
+        """Wait until so many slots are free; raises BrokenPipeError when nobody listens any more."""
         while self.free < free:
             if not sys.stdin.readline():
-                sys.exit()
+                raise BrokenPipeError
             self.free += 1
 
     def picture(self, capture: object, number: int, seconds: float, shape: tuple[int, int, int]) -> bool:
@@ -172,14 +173,18 @@ def main() -> None:
     import cv2
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    while line := sys.stdin.readline():
-        answers.free, answers.next = SLOTS, 0
-        request = json.loads(line)
-        try:
-            decode(answers, request["path"], request["every"], request["max_pixels"])
-        except (cv2.error, ValueError, MemoryError, OSError) as error:
-            answers.say(error=" ".join(str(error).split())[:200] or type(error).__name__)
-        answers.wait(SLOTS)
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+        while line := sys.stdin.readline():
+            answers.free, answers.next = SLOTS, 0
+            request = json.loads(line)
+            try:
+                decode(answers, request["path"], request["every"], request["max_pixels"])
+            except BrokenPipeError:
+                raise
+            except (cv2.error, ValueError, MemoryError, OSError) as error:
+                answers.say(error=" ".join(str(error).split())[:200] or type(error).__name__)
+            answers.wait(SLOTS)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)  # the program was killed, and did not
 
 
 if __name__ == "__main__":

@@ -157,10 +157,13 @@ class FirstRelease:
         if not file:
             return ""
         path = self.folders[0] / file.replace("\\", "/")
-        existing = next((parent for parent in path.parents if parent.is_dir()), None)
+        try:
+            existing = next((parent for parent in path.parents if parent.is_dir()), None)
+            found = next((entry.name for entry in sorted(existing.iterdir())), None) if existing else None
+        except OSError:  # a part of the path is longer than any name
+            existing = None
         if existing is None:
             return f"; looked for {printable(str(path), 300)}"
-        found = next((entry.name for entry in sorted(existing.iterdir())), None)
         inside = f"holds {printable(found)}, for instance" if found else "is empty"
         return f"; looked for {printable(str(path), 300)}, of which {existing} is there and {inside}"
 

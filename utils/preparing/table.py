@@ -133,7 +133,7 @@ def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
         with path.open(encoding=encoding, errors=errors, newline=None) as file:
             for number, line in enumerate(file, start=1):
                 line = line.rstrip("\n").lstrip("\ufeff")  # tables that were joined bring their marks
-                if line.strip(' \t,;"'):
+                if line.strip(' \t\v\f,;"'):
                     yield number, line
     except UnicodeError:
         raise DatasetError(
