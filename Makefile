@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test
-demo: .venv/installed  ## train on drawn faces and score the reloaded checkpoint
+demo: .venv/installed  ## train on synthetic faces and score the reloaded checkpoint
 	$(BIN)/python esr_ferplus.py --demo
 
 test: .venv/installed  ## lint and test
