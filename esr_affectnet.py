@@ -29,10 +29,10 @@ from models import load_pretrained
 from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
+from utils.synthetic.datasets import write_affectnet
 from utils.uaffect import affect_loss, report_affect, validate_affect
 from utils.ucheckpoint import MayChange, Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
-from utils.udemosets import write_affectnet
 from utils.uhardware import choose_hardware
 from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
@@ -98,7 +98,7 @@ class Experiment:
 
 def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on synthetic faces, small enough for two CPU cores."""
-    faces = write_affectnet(Path("data/drawn/affectnet"), images_per_class=40)
+    faces = write_affectnet(Path("data/synthetic/affectnet"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
         num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,

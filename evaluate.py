@@ -1,6 +1,7 @@
 """Score one or several checkpoints on a data set, and write a report.
 
-Run:  python evaluate.py checkpoint/esr_ferplus/demo/best.pt --dataset ferplus --base-path-to-dataset data/drawn/ferplus
+Run:  python evaluate.py checkpoint/esr_ferplus/demo/best.pt --dataset ferplus \\
+          --base-path-to-dataset data/synthetic/ferplus
 Reads this project's checkpoints, folders of published ESR weights and released MA-Net files.
 Writes, per checkpoint, <checkpoint>_on_<data>/ (or below --output): report.html (everything, in one file), metrics.json
 (accuracy, mean class accuracy, macro F1, precision and recall per class and calibration error of the ensemble by mean

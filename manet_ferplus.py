@@ -28,9 +28,9 @@ from models import load_pretrained
 from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.manet import MANet, MANetOutput
+from utils.synthetic.datasets import write_fer_plus
 from utils.ucheckpoint import MayChange, Run
 from utils.udata import FERPlus, at_most
-from utils.udemosets import write_fer_plus
 from utils.uhardware import choose_hardware
 from utils.umetrics import multi_target_cross_entropy
 from utils.uoptions import check_options
@@ -88,7 +88,7 @@ class Experiment:
 
 def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on synthetic faces, small enough for two CPU cores."""
-    faces = write_fer_plus(Path("data/drawn/ferplus"), images_per_class=40)
+    faces = write_fer_plus(Path("data/synthetic/ferplus"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=96,
         batch_size=8, max_training_epoch=10, max_finetune_epoch=10, lr=0.005,

@@ -26,10 +26,10 @@ from models import optimize_for_inference
 from models.diversity import DiversityLoss
 from models.esr import ESR
 from models.manet import MANet
+from utils.synthetic.datasets import write_fer_plus
+from utils.synthetic.faces import draw_photograph
 from utils.ucheckpoint import Run
 from utils.udata import FERPlus, pre_process_affect_net
-from utils.udemo import draw_photograph
-from utils.udemosets import write_fer_plus
 from utils.uhardware import Hardware, choose_hardware
 from utils.upipeline import FaceLoader
 from utils.utrain import Epoch, Stage, accuracy
@@ -168,7 +168,7 @@ def diversity_loss(branches: int, both_ways: bool, variant: str, device: str) ->
 
 
 def faces_on_disk(folder: Path) -> Path:
-    """Return the real FER+ faces where they lie in the project's place, else drawn ones."""
+    """Return the real FER+ faces where they are in the project's place, synthetic ones otherwise."""
     return REAL_FERPLUS if REAL_FERPLUS.is_dir() else write_fer_plus(folder / "ferplus", images_per_class=250)
 
 

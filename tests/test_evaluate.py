@@ -204,7 +204,7 @@ def test_a_subset_is_scored_alone(place, task, tmp_path, capsys):
 
 def test_names_of_a_subset(tmp_path):
     paths = [Path(name) for name in ("a/1/x.png", "a/2/x.png", "a/1/test_0007_aligned.jpg", "a/2/v.1.jpg")]
-    faces, names = FaceDataset("drawn test", "test", paths, np.zeros(4, dtype=np.int64), 7), tmp_path / "names.txt"
+    faces, names = FaceDataset("drawn test", paths, np.zeros(4, dtype=np.int64), 7), tmp_path / "names.txt"
     names.write_text("2/x\ntest_0007.jpg 3\na\\2\\v.1\n")
     chosen = select_faces(faces, names)
     assert chosen.faces.paths == [paths[1], paths[2], paths[3]] and not chosen.unknown and chosen.whole == 4
@@ -332,7 +332,7 @@ def test_disagreement_is_that_of_a_loop():
 def test_mistakes_come_surest_first(tmp_path):
     probabilities = torch.tensor([[0.1, 0.9], [0.4, 0.6], [0.8, 0.2], [0.05, 0.95], [0.1, 0.9]])
     targets = torch.tensor([0, 0, 1, 1, 0])
-    faces = FaceDataset("drawn", "test", [Path(f"{i}.png") for i in range(5)], targets.numpy(), 7)
+    faces = FaceDataset("drawn", [Path(f"{i}.png") for i in range(5)], targets.numpy(), 7)
     predictions = Predictions(probabilities.log()[None], targets, torch.arange(5))
     found = find_mistakes(probabilities, predictions, faces, ("a", "b"), number=3)
     assert [mistake.path.name for mistake in found] == ["0.png", "4.png", "2.png"]

@@ -519,12 +519,12 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
 def test_a_killed_program_leaves_no_memory(tmp_path):
     path = write_video(tmp_path / "v.mp4", 50)
     program = (
-        "import sys, time; from pathlib import Path; from utils.uvideo import Decoder; decoder = Decoder();"
+        "import sys, time; from pathlib import Path; from utils.media.video import Decoder; decoder = Decoder();"
         "next(decoder.pictures(Path(sys.argv[1]))) is None; pictures = decoder.pictures(Path(sys.argv[1]));"
         "next(pictures); print(decoder.folder, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(uvideo.__file__).parents[1])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(decoding.__file__).parents[2])
     folder = Path(process.stdout.readline().strip())
     assert folder.is_dir()
     process.kill()

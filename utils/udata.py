@@ -82,11 +82,11 @@ class FaceDataset(Dataset):
     def __init__(
         self,
         name: str,
-        split: str,
         paths: Sequence[Path],
         labels: Any,
         num_classes: int,
         listing: Listing | None = None,
+        split: str = "",
     ) -> None:
         self.name, self.split = name, split
         self.paths = list(paths)
@@ -221,7 +221,7 @@ class AffectNet(FaceDataset):
         tell(name, len(keep), root, listing.left_out + dropped)
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
-        super().__init__(name, split, [files[index] for index in keep], labels[keep], num_classes, listing)
+        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing, split)
         # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
         self.affect = affect[keep]
 
@@ -308,7 +308,7 @@ class FERPlus(FaceDataset):
             raise DatasetError(f"{name} has no face: {len(names):,} of {len(names):,} rows {why}, in {label_file}")
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
-        super().__init__(name, split, [paths[i] for i in keep], labels, 8, listing)
+        super().__init__(name, [paths[i] for i in keep], labels, 8, listing, split)
         tell(name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
 
     @staticmethod
@@ -351,7 +351,7 @@ class RAFDB(FaceDataset):
             found = "the official list, labels 1..7"
         else:
             paths, labels, found = read_class_folders(root, split, listing)
-        super().__init__(f"RAF-DB {split}", split, paths, np.array(labels, dtype=np.int64), 7, listing)
+        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, listing, split)
         tell(self.name, len(paths), root, listing.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):

@@ -1,4 +1,4 @@
-"""Drawn faces: deterministic, expressive, and on disk as the real data sets are."""
+"""Synthetic faces: deterministic, expressive, and on disk as the real data sets are."""
 
 import csv
 import json
@@ -10,18 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.udemo import (
-    ACTION_UNITS,
-    EMOTION_NAMES,
-    OCCLUSIONS,
-    PROTOTYPES,
-    Face,
-    draw_face,
-    draw_photograph,
-    draw_sheet,
-    make_expression,
-)
-from utils.udemosets import write_affectnet, write_affectnet_raw, write_fer_plus, write_rafdb
+from utils import udemo, udemosets
+from utils.synthetic import datasets, faces
+from utils.synthetic.datasets import write_affectnet, write_affectnet_raw, write_fer_plus, write_rafdb
+from utils.synthetic.faces import EMOTION_NAMES, OCCLUSIONS, Face, draw_face, draw_photograph, draw_sheet
+from utils.synthetic.identity import ACTION_UNITS, PROTOTYPES, make_expression
 
 FER_PLUS_VOTES = ("Neutral", "Happiness", "Surprise", "Sadness", "Anger", "Disgust", "Fear", "Contempt")
 RAFDB_LABELS = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
@@ -35,6 +28,13 @@ def read(path: Path) -> np.ndarray:
 
 def tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_notebooks_and_other_programs_find_the_same_functions_at_their_address():
+    assert all(getattr(udemo, name) is getattr(faces, name) for name in udemo.__all__)
+    assert all(getattr(udemosets, name) is getattr(datasets, name) for name in udemosets.__all__)
+    assert {"draw_face", "draw_photograph", "Face"} <= set(udemo.__all__)
+    assert set(udemosets.__all__) == {"write_fer_plus", "write_rafdb", "write_affectnet", "write_affectnet_raw"}
 
 
 def test_same_arguments_same_pixels_other_arguments_other_pixels():
@@ -133,9 +133,9 @@ def test_emotions_can_be_told_apart_across_people():
 
 
 def test_photograph_boxes_frame_the_faces():
-    faces = [Face(1, 3, 0), Face(3, 16, 1)]
+    people = [Face(1, 3, 0), Face(3, 16, 1)]
     boxes = [(20, 30, 120, 120), (300, 90, 140, 140)]
-    with_faces = draw_photograph(faces, boxes, 480, 360, seed=2, frontal=True)
+    with_faces = draw_photograph(people, boxes, 480, 360, seed=2, frontal=True)
     without = draw_photograph([], [], 480, 360, seed=2, frontal=True)
     assert with_faces.boxes == boxes
     assert with_faces.picture.shape == (360, 480, 3)
@@ -190,7 +190,7 @@ def test_affectnet_on_disk(tmp_path):
 
 
 def test_affectnet_folders_hold_500_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.udemosets.draw_face", lambda *_, **__: np.zeros((16, 16, 3), np.uint8))
+    monkeypatch.setattr("utils.synthetic.datasets.draw_face", lambda *_, **__: np.zeros((16, 16, 3), np.uint8))
     root = write_affectnet(tmp_path / "affectnet", images_per_class=64, validation_per_class=0)
     counts = [len(list((root / "Training_Labeled" / folder).iterdir())) for folder in "01"]
     assert counts == [500, 12]
@@ -291,7 +291,7 @@ def test_rafdb_on_disk_means_the_same_in_its_three_layouts(tmp_path):
 def test_a_written_set_is_deterministic_stamped_and_left_alone(tmp_path):
     root = write_rafdb(tmp_path / "a", images_per_class=1, test_per_class=1, seed=3)
     assert tree(root) == tree(write_rafdb(tmp_path / "b", images_per_class=1, test_per_class=1, seed=3))
-    assert json.loads((root / ".drawn.json").read_text())["seed"] == 3
+    assert json.loads((root / ".synthetic.json").read_text())["seed"] == 3
     picture = next(root.rglob("*.jpg"))
     picture.write_bytes(b"mine")
     assert write_rafdb(root, images_per_class=1, test_per_class=1, seed=3) == root
@@ -315,7 +315,7 @@ def test_an_interrupted_set_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr("utils.udemosets.draw_face", fail)
+    monkeypatch.setattr("utils.synthetic.datasets.draw_face", fail)
     with pytest.raises(RuntimeError, match="power cut"):
         write_rafdb(tmp_path / "rafdb", images_per_class=1, test_per_class=1)
     assert list(tmp_path.iterdir()) == []
