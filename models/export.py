@@ -94,6 +94,7 @@ def export_onnx(
             verbose=False,
         )
     program.model.metadata_props.update(_metadata(model, input_type))
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unchecked:
         program.save(unchecked, external_data=False)
         difference = largest_difference(network, unchecked)
@@ -143,6 +144,7 @@ def export_half(checkpoint: str | Path, path: str | Path) -> None:
     if content.get("format") != FORMAT:
         raise ExportError(f"{checkpoint} holds published weights; --half takes a checkpoint that this project wrote")
     check_version(content, checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: torch.save(halve(content), temporary))
 
 

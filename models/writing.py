@@ -22,14 +22,13 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a path in the same folder to write to, and put what was written there in the place of `path` at the end.
 
     Args:
-        path: the file or folder to write; an empty folder there is replaced, its own folder is made when missing.
+        path: the file to write, or an empty or missing folder.
         durable: wait until a file is on the disk, so that it survives a loss of power; slow for thousands of files.
 
     Raises:
         OSError: when it cannot be written or put in its place; it names the file. What was there before stays, and
             nothing unfinished is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # of this process alone
     what_to_do = "free space or name another folder"
     try:

@@ -97,7 +97,7 @@ def test_no_training_batch_holds_a_single_face():
     assert SharedBatches(9, 8, False, alone).bounds == [0, 8, 9], "to be scored it may stay alone"
     assert SharedBatches(10, 8, True, alone).bounds == [0, 8, 10]
     two = Hardware(torch.device("cpu"), processes=2)
-    assert SharedBatches(11, 8, True, two).bounds == [0, 11]
+    assert SharedBatches(9, 8, True, two).bounds == [0, 9]
     with pytest.raises(ValueError, match="1 faces cannot be trained on"):
         SharedBatches(1, 8, True, alone)
     for faces in range(2, 40):

@@ -114,7 +114,7 @@ def test_a_photo_held_sideways_is_turned_upright(model):
     [
         ([], "empty list"),
         (np.zeros((3, 64, 64), np.uint8), r"channels first"),
-        (np.zeros((64, 64), np.uint8), r"expected \(H, W, 3\)"),
+        (np.zeros((64, 64, 2), np.uint8), r"expected \(H, W, 3\)"),
         (np.zeros((64, 64, 3), np.int64), "expected uint8"),
         (np.full((64, 64, 3), 200.0), r"expected \[0, 1\]"),
         (torch.zeros(64, 64, 3), r"expected \(N, 3, H, W\)"),

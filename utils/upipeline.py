@@ -217,14 +217,13 @@ class SharedBatches(Sampler[list[int]]):
                 f"{num_faces} faces in batches of {batch_size} cannot be shared by {hardware.processes} processes: "
                 "set batch_size, which counts the faces of all processes together, to at least their number"
             )
-        if shuffle and num_faces < 2 * hardware.processes:
+        if shuffle and num_faces < 2:
             raise ValueError(
-                f"{num_faces} faces cannot be trained on by {hardware.processes} processes: BatchNorm learns from the "
-                "spread within a batch and needs 2 faces in each"
+                f"{num_faces} faces cannot be trained on: BatchNorm learns from the spread within a batch, of 2 or more"
             )
         self.shuffle, self.hardware = shuffle, hardware
         starts = list(range(0, num_faces, batch_size))
-        fewest = (2 if shuffle else 1) * hardware.processes  # a training batch of one face has no spread
+        fewest = max(2 if shuffle else 1, hardware.processes)  # a training batch of one face has no spread
         if len(starts) > 1 and num_faces - starts[-1] < fewest:
             starts.pop()  # too few faces are left: they join the batch before
         self.bounds = [*starts, num_faces]
