@@ -3,15 +3,13 @@
 Papers: Siqueira, Magg, Wermter, "Efficient Facial Feature Learning with Wide Ensemble-based Convolutional Neural
 Networks", AAAI 2020; Heidari and Iosifidis, "Learning diversified feature representations for facial expression
 recognition in the wild", arXiv 2210.09381.
-Data: AffectNet, preprocessed at 96 pixels, in `base_path_to_dataset` (docs/data.md).
-Start weights: none; `path_to_pretrained_network` goes on from another ESR.
+Data: AffectNet, preprocessed at 96 pixels, in `base_path_to_dataset` (docs/data.md). Start weights: none.
 Run:  python esr_affectnet.py                 train with the variables below; run again to continue
       python esr_affectnet.py --demo          the same on synthetic faces, about a minute on two CPU cores
       python esr_affectnet.py --help          every variable as a flag
 Writes checkpoint/esr_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png; with affect, affect_metrics.json.
-Accuracy on Validation, 8 classes: 59.3 for ESR-9, 60.02 diversified, in the papers. Measured here: needs the licensed
-data set.
+Accuracy on Validation, 8 classes, in the papers: 59.3 (ESR-9), 60.02 (diversified). Here: needs the licensed data set.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +28,7 @@ from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from utils.synthetic.datasets import write_affectnet
-from utils.uaffect import affect_loss, report_affect, validate_affect
+from utils.uaffect import AFFECT_STAGE, affect_loss, report_affect, validate_affect
 from utils.ucheckpoint import MayChange, Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
 from utils.uhardware import choose_hardware
@@ -39,15 +37,10 @@ from utils.upipeline import FaceLoader
 from utils.ureport import report
 from utils.utrain import AveragedWeights, Stage, accuracy, one_cycle, validate
 
-AFFECT_STAGE = 1000  # after the stages of all branches
-
 
 @dataclass
 class Experiment:
-    """The experiment variables: edit them here, or set them as flags (--seed 2).
-
-    A run may be continued with another value of those that are marked `MayChange`.
-    """
+    """The variables: edit them here, or set them as flags (--seed 2). A continued run may change `MayChange` ones."""
 
     # Data
     base_path_to_dataset: MayChange[Path] = Path("data/AffectNet")  # folder with Training_Labeled/ and Validation/
@@ -202,9 +195,7 @@ def main(experiment: Experiment) -> None:
         sample = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
         train = load(faces.subset(sample).with_affect(), batch_size=experiment.batch_size, shuffle=True)
         annotated = load(validation.dataset.with_affect())
-        heads = model.only_affect_heads()
-        model.to(hardware.device, memory_format=hardware.memory_format)
-        optimizer = torch.optim.SGD(heads, experiment.lr_affect, momentum=0.9, fused=hardware.fused_optimizer)
+        optimizer = torch.optim.SGD(model.only_affect_heads(), experiment.lr_affect, momentum=0.9)
         scheduler = StepLR(optimizer, step_size=10 * len(train), gamma=experiment.lr_decay)
         stage = Stage(run, AFFECT_STAGE, model, optimizer, scheduler, hardware)
         step_model = hardware.prepare(model, steps=experiment.max_affect_epoch * len(train))

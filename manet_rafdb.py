@@ -41,10 +41,7 @@ from utils.utrain import Stage, accuracy, validate
 
 @dataclass
 class Experiment:
-    """The experiment variables: edit them here, or set them as flags (--seed 2).
-
-    A run may be continued with another value of those that are marked `MayChange`.
-    """
+    """The variables: edit them here, or set them as flags (--seed 2). A continued run may change `MayChange` ones."""
 
     # Data
     base_path_to_dataset: MayChange[Path] = Path("data/RAF-DB")  # folder with train/ and test/, or the official release
