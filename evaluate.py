@@ -22,9 +22,15 @@ from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
 from models.writing import write_json
 from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices
-from utils.evaluation.evaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance
+from utils.evaluation.evaluation import (
+    ScoredCheckpoint,
+    choose_folders,
+    evaluate_model,
+    name_checkpoints,
+    read_provenance,
+)
 from utils.evaluation.page import draw_comparison, draw_pictures, write_report
-from utils.evaluation.subset import Faces, select_faces
+from utils.evaluation.subset import ScoredFaces, select_faces
 from utils.uaffect import describe_affect
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
 from utils.uhardware import choose_hardware
@@ -52,7 +58,7 @@ class Evaluation:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the convolutions
 
 
-def load_faces(evaluation: Evaluation, num_classes: int) -> Faces:
+def load_faces(evaluation: Evaluation, num_classes: int) -> ScoredFaces:
     """Open the data set with the number of classes that a network has, and choose the faces of the subset."""
     root, split = evaluation.base_path_to_dataset, evaluation.split
     if evaluation.dataset == "affectnet":
@@ -62,7 +68,7 @@ def load_faces(evaluation: Evaluation, num_classes: int) -> Faces:
     else:
         faces, rule = RAFDB(root, split := split or "test"), "RAF-DB's basic emotion"
     subset = select_faces(faces, evaluation.subset) if evaluation.subset else None
-    return Faces(subset.faces if subset else faces, split, rule, subset, root)
+    return ScoredFaces(subset.faces if subset else faces, split, rule, subset, root)
 
 
 def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) -> None:
@@ -75,7 +81,7 @@ def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) ->
         )
 
 
-def tell(result: Scored, faces: Faces, folder: Path) -> None:
+def print_result(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> None:
     """Print a checkpoint's numbers."""
     print(f"\n{result.path} on {faces.dataset.name}, n = {len(faces.dataset):,}")
     for name, metrics in result.metrics.items():
@@ -88,7 +94,7 @@ def tell(result: Scored, faces: Faces, folder: Path) -> None:
     print(f"  wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
 
 
-def tell_comparison(comparison: Comparison, folder: Path) -> None:
+def print_comparison(comparison: Comparison, folder: Path) -> None:
     """Print mean and deviation over seeds, or the differences from the first checkpoint."""
     print()
     for name, summary in (comparison.seeds or {}).items():
@@ -142,7 +148,7 @@ def main(evaluation: Evaluation) -> None:
         write_predictions(model, result.predictions, faces.dataset, faces.root, folder / "predictions.csv")
         write_json(result.as_dict() | facts, folder / "metrics.json")
         write_report(folder / "report.html", faces, pages[-1:], computed, evaluation.seed)
-        tell(result, faces, folder)
+        print_result(result, faces, folder)
 
     if len(pages) > 1:
         results = [result for result, _ in pages]
@@ -152,7 +158,7 @@ def main(evaluation: Evaluation) -> None:
         content = {"checkpoints": {result.name: result.as_dict() for result in results}, **comparison.as_dict()}
         write_json(facts | content, common_folder / "metrics.json")
         write_report(common_folder / "report.html", faces, pages, computed, evaluation.seed, comparison, pictures)
-        tell_comparison(comparison, common_folder)
+        print_comparison(comparison, common_folder)
 
 
 if __name__ == "__main__":

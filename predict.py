@@ -46,7 +46,7 @@ from utils.uaffect import DIMENSIONS
 from utils.uhardware import choose_hardware
 
 EXPLAINED_AT_ONCE = 8  # faces whose heat maps are in memory at a time
-TALKATIVE = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
+FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
 
 
 @dataclass
@@ -104,7 +104,7 @@ def write_results(
 ) -> None:
     """Write what was asked for, source by source, as the pictures come."""
     photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
-    live, talkative = prediction.webcam is not None, photos and len(paths) <= TALKATIVE
+    live, talkative = prediction.webcam is not None, photos and len(paths) <= FEW_PHOTOS
     window = None
     places = dict(zip(paths, plan_places([plain(path) for path in paths]), strict=True))
     progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
@@ -122,7 +122,7 @@ def write_results(
                     if frame.note:
                         tqdm.write(f"{source}: {frame.note}", sys.stderr)
                     if talkative and frame.rate is None:
-                        print(*say(frame, faces), sep="\n")
+                        print(*describe_faces(frame, faces), sep="\n")
                     if prediction.explain and faces:
                         write_explanations(model, frame, faces, prediction.output / "explained" / inner)
                     try:
@@ -146,7 +146,7 @@ def write_results(
     progress.close()
 
 
-def say(frame: Frame, faces: list[LabelledFace]) -> Iterator[str]:
+def describe_faces(frame: Frame, faces: list[LabelledFace]) -> Iterator[str]:
     """Say in a line per face what was found in a photo."""
     for face in faces:
         x, y, width, height = face.box

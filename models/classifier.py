@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-Faces: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
+FaceInput: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
 """One face or many, see `as_faces`."""
 
 EMOTIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
@@ -125,7 +125,7 @@ class ExpressionClassifier(nn.Module):
         """Raise ValueError for a height and width, in pixels, that the network cannot take."""
         raise NotImplementedError
 
-    def regions(self) -> list[nn.Module]:
+    def compiled_parts(self) -> list[nn.Module]:
         """Return the parts to compile one by one, so that equal parts (branches) share their compiled code."""
         return [self]
 
@@ -153,7 +153,7 @@ class ExpressionClassifier(nn.Module):
         raise ValueError(f"ensemble is {ensemble!r}; expected 'mean' or 'vote'")
 
     @torch.inference_mode()
-    def predict_branches(self, images: Faces, batch_size: int = 256) -> Tensor:
+    def predict_branches(self, images: FaceInput, batch_size: int = 256) -> Tensor:
         """Score faces with every branch in evaluation mode.
 
         Args:
@@ -180,7 +180,7 @@ class ExpressionClassifier(nn.Module):
             self.train(was_training)
         return torch.cat(scores, dim=1)
 
-    def predict(self, images: Faces, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
+    def predict(self, images: FaceInput, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
         """Return the probability of every class, (N, K), for faces as in `predict_branches`; N is 1 for a single one.
 
         Class k is `labels[k]`. `ensemble` is explained at `combine`.
@@ -197,7 +197,7 @@ def resize(images: Tensor, image_size: int) -> Tensor:
     return F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def as_faces(images: Faces) -> Tensor | list[Tensor]:
+def as_faces(images: FaceInput) -> Tensor | list[Tensor]:
     """Turn faces as people hold them into what the networks take: channels first.
 
     Args:

@@ -213,7 +213,7 @@ class ESR(ExpressionClassifier):
         )
         return ESRAffectOutput(logits, spatial, channel, affect)
 
-    def regions(self) -> list[nn.Module]:
+    def compiled_parts(self) -> list[nn.Module]:
         """Return base and branches: what is compiled for the first branch serves all that are added."""
         return [self.base, *self.branches]
 

@@ -32,7 +32,7 @@ from utils.evaluation.evaluation import (
     read_provenance,
 )
 from utils.evaluation.page import list_warnings
-from utils.evaluation.subset import Faces, select_faces
+from utils.evaluation.subset import ScoredFaces, select_faces
 from utils.ucheckpoint import Run
 from utils.udata import RAFDB, AffectNet, DatasetError, FaceDataset, FERPlus
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
@@ -55,7 +55,7 @@ def save(model, path: Path, **variables) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def to_device(tmp_path_factory) -> Path:
     """Drawn faces, and networks with random weights."""
     root = tmp_path_factory.mktemp("evaluate")
     write_fer_plus(root / "ferplus", images_per_class=1, validation_per_class=1, test_per_class=5)
@@ -397,10 +397,12 @@ def test_the_report_warns_of_faces_that_were_selected_on(dataset, selected_on_re
     provenance = read_provenance(run.best_path)
     assert provenance.selected_on == Selection(chosen_by.source, chosen_by.split, chosen_by.name)
     scored = evaluate_model(model, run.best_path, "run", provenance, loaders[0], hardware, 0)
-    warned = [text for text in list_warnings(scored, Faces(test, test.split, "", None, root)) if "these very" in text]
+    warned = [
+        text for text in list_warnings(scored, ScoredFaces(test, test.split, "", None, root)) if "these very" in text
+    ]
     assert len(warned) == selected_on_reported
     if not selected_on_reported:
-        chosen = Faces(chosen_by, chosen_by.split, "", None, root)
+        chosen = ScoredFaces(chosen_by, chosen_by.split, "", None, root)
         assert any("these very faces" in text for text in list_warnings(scored, chosen))
 
 

@@ -70,7 +70,7 @@ def test_compiled_parts_compute_what_the_network_does():
     hardware = choose_hardware("cpu", "float32", "on", "channels_last")
     compiled = hardware.prepare(model, steps=1)
     found = compiled(images.contiguous(memory_format=hardware.memory_format)).logits
-    assert all(part._compiled_call_impl is not None for part in model.regions())
+    assert all(part._compiled_call_impl is not None for part in model.compiled_parts())
     torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
     with hardware.compiled_for(full_batch=False):
         assert compiled(images[:3]).logits.shape == (2, 3, 8)

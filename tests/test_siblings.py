@@ -50,7 +50,17 @@ def test_blocks_that_are_the_method_are_the_same(network, first, second):
     ours, theirs = blocks_of(network, first), blocks_of(network, second)
     # what FER+ may minimise besides the cross-entropy, and faces that AffectNet samples again for every branch
     allowed = re.compile(r"cross_entropy|sample = |train = load|shuffle=True|zoom=")
-    for name in ("Output", "Network", "Diversity", "Computation", "Model", "Objective", "Stages", "One stage", "Report"):
+    for name in (
+        "Output",
+        "Network",
+        "Diversity",
+        "Computation",
+        "Model",
+        "Objective",
+        "Stages",
+        "One stage",
+        "Report",
+    ):
         if name not in ours and name not in theirs:
             continue
         changed = [line for line in differing(ours[name], theirs[name]) if not allowed.search(line)]

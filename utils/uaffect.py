@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.esr import ESR
 from models.writing import write_json
-from utils.ubootstrap import Interval, draw_faces, percentile_interval
+from utils.ubootstrap import Interval, percentile_interval, resample_faces
 from utils.ucheckpoint import Run
 from utils.uhardware import Hardware
 from utils.upipeline import FaceLoader
@@ -47,7 +47,9 @@ def compute_affect_metrics(predicted: Tensor, targets: Tensor, seed: int = 0) ->
     """Score valence and arousal, predicted (N, 2) against annotated (N, 2); `seed` is that of the bootstrap."""
     p, t = predicted.double().numpy().T, targets.double().numpy().T  # (2, N)
     values = dict(zip(MEASURES, _measure(p, t), strict=True))
-    drawn = [_measure(p[:, faces], t[:, faces]) for faces in draw_faces(len(targets), seed)] if len(targets) > 1 else []
+    drawn = (
+        [_measure(p[:, faces], t[:, faces]) for faces in resample_faces(len(targets), seed)] if len(targets) > 1 else []
+    )
     draws = [np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True)] or [()] * len(MEASURES)  # (2, D)
     return AffectMetrics(
         len(targets),
@@ -106,14 +108,14 @@ def affect_loss(affect: Tensor, targets: Tensor) -> Tensor:
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt().sum()  # the root has no gradient at 0
 
 
-def _said(value: float | None) -> str:
+def _in_words(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
 
 
 def describe_affect(metrics: AffectMetrics) -> str:
     """Say errors, concordance and sign agreement in one line."""
     parts = [
-        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {_said(metrics.concordance[name])}, "
+        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {_in_words(metrics.concordance[name])}, "
         f"sign agreement {metrics.sign_agreement[name]:.1%}"
         for name in DIMENSIONS
     ]

@@ -23,7 +23,7 @@ from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.ferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
 from utils.preparing.folder import Listing, one_named
 from utils.preparing.kaggle import PLACES, find_labels, read_labels, why_missing
-from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, tell
+from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
 from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
 from utils.preparing.table import DatasetError, printable
@@ -218,7 +218,7 @@ class AffectNet(FaceDataset):
                 f"{name} has no face: {len(files):,} of {len(files):,} pictures in {label_file or folder} "
                 f"are none of the emotions 0 to {num_classes - 1} ({classes})"
             )
-        tell(name, len(keep), root, listing.left_out + dropped)
+        print_found(name, len(keep), root, listing.left_out + dropped)
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
         super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing, split)
@@ -309,7 +309,9 @@ class FERPlus(FaceDataset):
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
         super().__init__(name, [paths[i] for i in keep], labels, 8, listing, split)
-        tell(name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
+        print_found(
+            name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)})
+        )
 
     @staticmethod
     def has_split(root: str | Path, split: str) -> bool:
@@ -352,7 +354,7 @@ class RAFDB(FaceDataset):
         else:
             paths, labels, found = read_class_folders(root, split, listing)
         super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, listing, split)
-        tell(self.name, len(paths), root, listing.left_out, found)
+        print_found(self.name, len(paths), root, listing.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):
             print(f"{self.name}: no face of {', '.join(absent)}")

@@ -74,7 +74,7 @@ class Hardware:
         """Whether PyTorch's fused optimizers are the fast ones: on the CPU they copy every channels_last weight."""
         return self.device.type == "cuda"
 
-    def place(self, tensor: Tensor) -> Tensor:
+    def to_device(self, tensor: Tensor) -> Tensor:
         """Bring pictures or labels to the device, without waiting for it."""
         return tensor.to(self.device, non_blocking=True)
 
@@ -87,7 +87,7 @@ class Hardware:
         """
         model.to(self.device, memory_format=self.memory_format)
         worth_it = self.compile == "auto" and steps >= COMPILE_AFTER.get(self.device.type, steps + 1)
-        for region in model.regions():
+        for region in model.compiled_parts():
             if self.compile == "on" or worth_it:
                 region.compile(dynamic=False)
             else:
@@ -153,7 +153,7 @@ class Hardware:
         """Draw a number from PyTorch's random state that is the same in all processes: the first one's."""
         seed = torch.randint(2**62, ())
         if self.processes > 1:
-            seed = self.place(seed)
+            seed = self.to_device(seed)
             dist.broadcast(seed, src=0)
         return int(seed)
 

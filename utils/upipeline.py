@@ -309,8 +309,8 @@ class FaceLoader:
         for number, (images, targets, indices) in enumerate(self._loader):
             shares = self._sampler.shares(number)
             yield Batch(
-                resize(hardware.place(images), self.image_size),
-                hardware.gather(hardware.place(targets), shares),
+                resize(hardware.to_device(images), self.image_size),
+                hardware.gather(hardware.to_device(targets), shares),
                 indices,
                 shares,
                 is_full=self._sampler.shuffle and shares == usual,

@@ -244,7 +244,7 @@ def predict_dataset(model: ExpressionClassifier, loader: FaceLoader, hardware: H
             outputs = hardware.forward(model, batch.images, batch)
             logits.append(model.branch_logits(outputs).float())
             targets.append(class_indices(batch.targets))
-            indices.append(hardware.gather(hardware.place(batch.indices), batch.shares))
+            indices.append(hardware.gather(hardware.to_device(batch.indices), batch.shares))
             progress.update()
     return Predictions(torch.cat(logits, dim=1).cpu(), torch.cat(targets).cpu(), torch.cat(indices).cpu())
 

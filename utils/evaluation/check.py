@@ -47,7 +47,7 @@ FER2013_ORDER = (6, 5, 4, 1, 2, 3, 0)  # the classes of Kaggle's fer2013.csv as 
 PLEASANT = {1: 1, 2: -1, 4: -1, 5: -1, 6: -1, 7: -1}  # sign of an emotion's mean valence, where it has a clear one
 
 
-class Known(NamedTuple):
+class PublishedDataset(NamedTuple):
     """A data set as it is published.
 
     Attributes:
@@ -64,7 +64,7 @@ class Known(NamedTuple):
 
 
 DATASETS = {
-    "affectnet": Known(
+    "affectnet": PublishedDataset(
         lambda root, split: AffectNet(root, split),
         {
             "train": (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750),
@@ -74,7 +74,7 @@ DATASETS = {
         ("unlabeled",),
         "Mollahosseini et al. 2019",
     ),
-    "ferplus": Known(
+    "ferplus": PublishedDataset(
         lambda root, split: FERPlus(root, split),
         {
             "train": (8733, 7284, 3022, 3136, 536, 116, 2098, 120),
@@ -84,7 +84,7 @@ DATASETS = {
         (),
         "label.csv as published, majority rule",
     ),
-    "rafdb": Known(
+    "rafdb": PublishedDataset(
         lambda root, split: RAFDB(root, split),
         {"train": (2524, 4772, 1982, 1290, 281, 717, 705), "test": (680, 1185, 478, 329, 74, 160, 162)},
         (),

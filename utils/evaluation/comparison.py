@@ -12,8 +12,8 @@ import torch
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
 from models.writing import write_atomically
-from utils.evaluation.evaluation import Provenance, Scored, describe_network
-from utils.evaluation.subset import Faces
+from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
+from utils.evaluation.subset import ScoredFaces
 from utils.umetrics import Difference, compute_differences
 from utils.ureport import NUMBERS
 
@@ -79,7 +79,7 @@ def check_seeds(
         raise CheckpointError(f"two runs have the same seed ({listing}); leave --seeds out to compare them")
 
 
-def compare(results: Sequence[Scored], seeds: bool, seed: int) -> Comparison:
+def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comparison:
     """Compare several checkpoints on the same faces.
 
     Args:
@@ -102,7 +102,7 @@ def compare(results: Sequence[Scored], seeds: bool, seed: int) -> Comparison:
     return Comparison(differences, None, {})
 
 
-def write_choices(results: Sequence[Scored], faces: Faces, path: Path) -> None:
+def write_choices(results: Sequence[ScoredCheckpoint], faces: ScoredFaces, path: Path) -> None:
     """Write one row per face: file, label, and the prediction of every checkpoint."""
     text = io.StringIO()
     writer = csv.writer(text)
@@ -115,7 +115,7 @@ def write_choices(results: Sequence[Scored], faces: Faces, path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
 
 
-def _differing_variables(results: Sequence[Scored]) -> dict[str, list[Any]]:
+def _differing_variables(results: Sequence[ScoredCheckpoint]) -> dict[str, list[Any]]:
     recorded = [result.provenance.variables for result in results]
     names = sorted(set().union(*recorded) - MAY_DIFFER_BETWEEN_SEEDS)
     values = {name: [variables.get(name) for variables in recorded] for name in names}

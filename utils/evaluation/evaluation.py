@@ -90,7 +90,7 @@ class Mistake(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredCheckpoint:
     """A checkpoint and all that was measured of it.
 
     Attributes:
@@ -149,7 +149,7 @@ def evaluate_model(
     loader: FaceLoader,
     hardware: Hardware,
     seed: int,
-) -> Scored:
+) -> ScoredCheckpoint:
     """Score a network on the faces of a loader, which is not shuffled.
 
     Args:
@@ -166,7 +166,7 @@ def evaluate_model(
     with watch_features(fast, len(faces)) as sample:
         predictions = predict_dataset(fast, loader, hardware)
     probabilities = model.combine(predictions.branch_logits)
-    return Scored(
+    return ScoredCheckpoint(
         name=name,
         path=path,
         description=describe_network(model),

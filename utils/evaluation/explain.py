@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from models.classifier import ExpressionClassifier, Faces, as_faces, resize
+from models.classifier import ExpressionClassifier, FaceInput, as_faces, resize
 
 SPREAD = 0.75  # standard deviation of the spot that a position is drawn as, in distances between positions
 COLUMNS = 6  # pictures in a row of an explanation
@@ -63,7 +63,7 @@ class Explanation(NamedTuple):
     branches: Tensor
 
 
-def explain(model: ExpressionClassifier, images: Faces, targets: Tensor | None = None) -> Explanation:
+def explain(model: ExpressionClassifier, images: FaceInput, targets: Tensor | None = None) -> Explanation:
     """Compute the class-activation maps of faces.
 
     Args:

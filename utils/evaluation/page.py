@@ -9,9 +9,9 @@ import jinja2
 
 from models.writing import write_atomically
 from utils.evaluation.comparison import Comparison
-from utils.evaluation.evaluation import Scored
-from utils.evaluation.subset import Faces
-from utils.ubootstrap import DRAWS
+from utils.evaluation.evaluation import ScoredCheckpoint
+from utils.evaluation.subset import ScoredFaces
+from utils.ubootstrap import RESAMPLES
 from utils.udata import read_image
 from utils.umetrics import CALIBRATION_BINS, COMPARED
 from utils.uplot import (
@@ -64,7 +64,7 @@ class Picture(NamedTuple):
         return "data:image/png;base64," + base64.b64encode(self.content).decode()
 
 
-def draw_pictures(result: Scored, faces: Faces, folder: Path) -> list[Picture]:
+def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> list[Picture]:
     """Draw a checkpoint's pictures and write each into its folder."""
     for pattern in ("similarity_*.png", "disagreement*.png", "mistakes.png"):  # of an earlier network at this place
         for outdated in folder.glob(pattern):
@@ -176,7 +176,9 @@ def draw_pictures(result: Scored, faces: Faces, folder: Path) -> list[Picture]:
     return pictures
 
 
-def draw_comparison(results: Sequence[Scored], comparison: Comparison, faces: Faces, folder: Path) -> list[Picture]:
+def draw_comparison(
+    results: Sequence[ScoredCheckpoint], comparison: Comparison, faces: ScoredFaces, folder: Path
+) -> list[Picture]:
     """Draw several checkpoints' accuracies, and their differences from the first, and write them into a folder."""
     for outdated in folder.glob("difference_*.png"):  # of an earlier comparison at this place
         outdated.unlink()
@@ -209,8 +211,8 @@ def draw_comparison(results: Sequence[Scored], comparison: Comparison, faces: Fa
 
 def write_report(
     path: Path,
-    faces: Faces,
-    results: Sequence[tuple[Scored, list[Picture]]],
+    faces: ScoredFaces,
+    results: Sequence[tuple[ScoredCheckpoint, list[Picture]]],
     computed: str,
     seed: int,
     comparison: Comparison | None = None,
@@ -253,7 +255,7 @@ def write_report(
         numbers={name: words[0].upper() + words[1:] for name, words in NUMBERS.items()},
         compared=COMPARED,
         few_faces=FEW_FACES,
-        draws=DRAWS,
+        draws=RESAMPLES,
         bins=CALIBRATION_BINS,
         seed=seed,
         computed=computed,
@@ -261,7 +263,7 @@ def write_report(
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
-def list_warnings(result: Scored, faces: Faces) -> list[str]:
+def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
     """Say what makes a checkpoint's numbers look better, or less certain, than they are."""
     warnings = []
     provenance = result.provenance
@@ -290,7 +292,7 @@ def list_warnings(result: Scored, faces: Faces) -> list[str]:
     return warnings
 
 
-def list_missing(result: Scored) -> list[str]:
+def list_missing(result: ScoredCheckpoint) -> list[str]:
     """Say what was not computed for a checkpoint, and why."""
     missing = []
     if result.disagreement is None:

@@ -37,7 +37,7 @@ class Subset(NamedTuple):
     unknown: list[str]
 
 
-class Faces(NamedTuple):
+class ScoredFaces(NamedTuple):
     """The faces that checkpoints are scored on, as results should name them.
 
     Attributes:

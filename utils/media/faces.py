@@ -97,7 +97,7 @@ class FaceTable:
             self.labels[label] += 1
 
 
-class Found(NamedTuple):
+class PendingFrame(NamedTuple):
     """A frame whose faces wait for the network: boxes (n, 4) and crops."""
 
     frame: Frame
@@ -251,7 +251,7 @@ def label_faces(
 def _stream(
     model: ExpressionClassifier, frames: Iterable[Frame], detector: Detector, margin: float, batch_size: int
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
-    pending: list[Found] = []
+    pending: list[PendingFrame] = []
     faces = held = 0
     for frame in frames:
         boxes, crops = np.zeros((0, 4), dtype=np.int64), []
@@ -263,7 +263,7 @@ def _stream(
             as_it_is = detector is whole_picture
             crops = [frame.picture if as_it_is else cut_face(frame.picture, box, margin) for box in boxes.tolist()]
             held += frame.picture.nbytes
-        pending.append(Found(frame, boxes, crops))
+        pending.append(PendingFrame(frame, boxes, crops))
         faces += len(crops)
         if max(faces, len(pending)) >= batch_size or held >= PENDING_BYTES:
             yield from _label(model, pending, batch_size)
@@ -272,7 +272,7 @@ def _stream(
 
 
 def _label(
-    model: ExpressionClassifier, pending: list[Found], batch_size: int
+    model: ExpressionClassifier, pending: list[PendingFrame], batch_size: int
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
     crops = [crop for found in pending for crop in found.crops]
     if crops:

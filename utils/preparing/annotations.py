@@ -34,7 +34,7 @@ MOST_BYTES = 100_000  # of a file that holds a single value; a damaged header ma
 WHERE = "AffectNet is requested at AffectNet's web page, http://mohammadmahoor.com/databases/affectnet/"
 
 
-class Split(NamedTuple):
+class ReleasedSet(NamedTuple):
     """Where one of the three sets of AffectNet comes from and goes to."""
 
     destination: str
@@ -43,10 +43,10 @@ class Split(NamedTuple):
     faces: str | None  # its folder in the current release, which has no automatically annotated set
 
 
-SPLITS = (
-    Split("Training_Unlabeled", ("automatically_annotated.csv",), "automatically_annotated", None),
-    Split("Training_Labeled", ("training.csv", "manually_training.csv"), "manually_annotated", "train_set"),
-    Split("Validation", ("validation.csv", "manually_validation.csv"), "manually_annotated", "val_set"),
+RELEASED_SETS = (
+    ReleasedSet("Training_Unlabeled", ("automatically_annotated.csv",), "automatically_annotated", None),
+    ReleasedSet("Training_Labeled", ("training.csv", "manually_training.csv"), "manually_annotated", "train_set"),
+    ReleasedSet("Validation", ("validation.csv", "manually_validation.csv"), "manually_annotated", "val_set"),
 )
 
 
@@ -297,7 +297,7 @@ def find_affect_net(images: Path, annotations: Path, set_index: int) -> FirstRel
         FileNotFoundError: when neither release is there; it names the paths looked at and the layouts expected.
         ValueError: when the set is not part of the release, or the table has other columns.
     """
-    split = SPLITS[set_index]
+    split = RELEASED_SETS[set_index]
     table = _find_table(annotations, split)
     if table is not None:
         release = FirstRelease(Table(table, NEEDED_COLUMNS, COLUMNS), _photograph_folders(images, split))
@@ -320,7 +320,7 @@ def find_affect_net(images: Path, annotations: Path, set_index: int) -> FirstRel
     return CurrentRelease(found[0], found[1])
 
 
-def _find_table(annotations: Path, split: Split) -> Path | None:
+def _find_table(annotations: Path, split: ReleasedSet) -> Path | None:
     """Return the set's table: the path itself, or one of its known names in the folder or a `*file_list*` in it."""
     if annotations.is_file():
         return annotations
@@ -335,7 +335,7 @@ def _find_table(annotations: Path, split: Split) -> Path | None:
     return None
 
 
-def _photograph_folders(images: Path, split: Split) -> list[Path]:
+def _photograph_folders(images: Path, split: ReleasedSet) -> list[Path]:
     """Return the folders that may hold the set's photographs; the archives unpack into folders of the same name."""
 
     def inside(folder: Path) -> list[Path]:
@@ -359,7 +359,7 @@ def _set_folders(root: Path, name: str, kind: str) -> list[Path]:
     return folders
 
 
-def _not_found(images: Path, annotations: Path, split: Split, folders: list[Path]) -> FileNotFoundError:
+def _not_found(images: Path, annotations: Path, split: ReleasedSet, folders: list[Path]) -> FileNotFoundError:
     looked_at = [annotations / name for name in split.tables] + folders
     absent = ", ".join(str(path) for path in dict.fromkeys((images, annotations)) if not path.exists())
     return FileNotFoundError(

@@ -88,7 +88,7 @@ def missing(path: Path, dataset: str, layout: str) -> str:
     )
 
 
-def tell(name: str, faces: int, root: Path, left_out: Counter[str], found: str = "") -> None:
+def print_found(name: str, faces: int, root: Path, left_out: Counter[str], found: str = "") -> None:
     """Print how many faces there are and, by reason, what was left out."""
     also = f"; left out: {Listing(left_out=left_out)}" if +left_out else ""
     print(printable(f"{name}: {faces:,} faces in {root}{f' ({found})' if found else ''}{also}", 2000))

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import cv2
 from tqdm.auto import tqdm
 
-from utils.preparing.annotations import EXPRESSIONS, SPLITS, CurrentRelease, FirstRelease, find_affect_net
+from utils.preparing.annotations import EXPRESSIONS, RELEASED_SETS, CurrentRelease, FirstRelease, find_affect_net
 from utils.preparing.crop import crop_face
 from utils.preparing.ferplus import FER_FOLDERS, FER_SIZE, FERPlusTables
 from utils.preparing.table import BadRow, DatasetError
@@ -92,7 +92,7 @@ def pre_process_affect_net(
         DatasetError: when no row at all could be used; errors.csv is written then.
         FileNotFoundError: when neither release is there.
     """
-    if set_index not in range(len(SPLITS)):
+    if set_index not in range(len(RELEASED_SETS)):
         raise ValueError(
             f"set_index is {set_index!r}; expected 0 (automatically annotated), 1 (training), 2 (validation)"
         )
@@ -101,7 +101,7 @@ def pre_process_affect_net(
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}; expected at least 1, or None for every core available")
     release = find_affect_net(Path(base_path_to_images), Path(base_path_to_annotations), set_index)
-    folder = Path(base_destination_path) / SPLITS[set_index].destination
+    folder = Path(base_destination_path) / RELEASED_SETS[set_index].destination
     stamp = {"annotations": release.name, "image_size": image_size, "rows": len(release), "sha256": release.sha256}
     _claim(folder, stamp, "*/*.jpg", [folder, *folder.glob("*")])
 
