@@ -55,7 +55,7 @@ def save(model, path: Path, **variables) -> Path:
 
 
 @pytest.fixture(scope="module")
-def to_device(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Path:
     """Drawn faces, and networks with random weights."""
     root = tmp_path_factory.mktemp("evaluate")
     write_fer_plus(root / "ferplus", images_per_class=1, validation_per_class=1, test_per_class=5)

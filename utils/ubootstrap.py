@@ -50,8 +50,8 @@ def basic_interval(estimate: float, drawn: np.ndarray) -> Interval:
     """Return the 95 % basic interval of a share, for an estimate that chance pushes upwards, such as a mean gap.
 
     Samples are pushed up once more, by as much again: reflecting them at the estimate takes both off. The interval is
-    cut to [0, 1] and reaches at least to the estimate. On simulated faces it covers the true calibration error in nine of
-    ten cases where the error is 0.02 or more, where the percentiles of the draws cover it in none to nine of ten.
+    cut to [0, 1] and reaches at least to the estimate. On simulated faces it covers the true calibration error in nine
+    of ten cases where the error is 0.02 or more, where the percentiles of the samples cover it in none to nine of ten.
     """
     percentiles = percentile_interval(drawn)
     if percentiles is None:
