@@ -36,7 +36,7 @@ DEMUXERS = (  # FFmpeg's; others show text as a video (tty), open further files 
     "nut,obu,ogg,rm,swf,vc1,webm,wtv,yuv4mpegpipe"
 )
 WORKER = [sys.executable, str(Path(__file__).with_name("videoworker.py"))]
-PATIENCE = 60.0  # seconds without an answer, after which the process is given up; it answers every second
+PATIENCE = 120.0  # seconds without an answer, after which the process is given up; a busy machine starts it slowly
 COMPLETE = 0.9  # a video that ends before this share of what it states is damaged; containers round
 CUT = 0.995  # the same for a file whose container lost its end
 ASPECTS = (0.1, 10.0)  # width of a pixel by its height; others are mistakes
@@ -110,7 +110,7 @@ class Decoder:
         self._start()
         self.is_idle = False
         self._ask(path=str(plain.absolute()), every=every, max_pixels=MAX_PIXELS)
-        about, _ = self._answer(0)
+        about, _ = self._answer(0, START)
         if "error" in about:
             raise _DecoderError(about["error"])
         try:
@@ -120,7 +120,7 @@ class Decoder:
             raise self._nonsense() from None
         taken = 0
         while True:
-            answer, payload = self._answer(taken)
+            answer, payload = self._answer(taken, PATIENCE)
             if "error" in answer:
                 raise MediaError(f"{path}: {answer['error']}")
             if "end" in answer:
@@ -162,13 +162,13 @@ class Decoder:
             self.process.stdin.write(json.dumps(question).encode() + b"\n")
             self.process.stdin.flush()
 
-    def _answer(self, taken: int) -> tuple[dict[str, Any], bytes]:
+    def _answer(self, taken: int, patience: float) -> tuple[dict[str, Any], bytes]:
         """Wait for an answer; raises _DecoderError when there will be none."""
         try:
-            answer = self.answers.get(timeout=PATIENCE)
+            answer = self.answers.get(timeout=patience)
         except queue.Empty:
             raise _DecoderError(
-                f"its decoder gives no answer for {PATIENCE:.0f} s after {taken:,} pictures; the file is damaged"
+                f"its decoder gives no answer for {patience:.0f} s after {taken:,} pictures; the file is damaged"
             ) from None
         self.is_idle = answer is not None and ("error" in answer[0] or "end" in answer[0])
         if answer is None:
