@@ -122,7 +122,7 @@ def training_step(network: str, batch_size: int, variant: str, device: str, bran
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with hardware.autocast():
+        with hardware.computing(compiled=True):
             loss = objective(step_model(images), targets)
         loss.backward()
         optimizer.step()

@@ -311,5 +311,5 @@ def main(export: Export) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(command="models.export"):
         main(tyro.cli(Export))

@@ -433,7 +433,7 @@ def test_explanation_is_the_rectified_weighted_sum(model):
             distance = (rows - first - i * stride) ** 2 + (columns - first - j * stride) ** 2
             expected += weight * values[:, i, j, None, None] * torch.exp(-distance / 2 / (SPREAD * stride) ** 2)
     expected = expected.clamp(min=0)
-    expected = expected / expected.amax(dim=(1, 2), keepdim=True)
+    expected = expected / expected.amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
     torch.testing.assert_close(found.ensemble, expected, atol=1e-4, rtol=1e-3)
     other = explain(model, faces, torch.tensor([4, 4, 4]))
     assert other.targets.tolist() == [4, 4, 4] and not torch.equal(other.ensemble, found.ensemble)

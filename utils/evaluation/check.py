@@ -356,5 +356,5 @@ def command(
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(command="utils.udata check"):
         sys.exit(subcommand_cli_from_dict({"check": command}))

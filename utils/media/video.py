@@ -36,7 +36,8 @@ DEMUXERS = (  # FFmpeg's; others show text as a video (tty), open further files 
     "nut,obu,ogg,rm,swf,vc1,webm,wtv,yuv4mpegpipe"
 )
 WORKER = [sys.executable, str(Path(__file__).with_name("videoworker.py"))]
-PATIENCE = 120.0  # seconds without an answer, after which the process is given up; a busy machine starts it slowly
+PATIENCE = 60.0  # seconds without an answer, after which the process is given up; it answers every second
+START = 120.0  # the same until a video is open: a busy machine takes long to start a process
 COMPLETE = 0.9  # a video that ends before this share of what it states is damaged; containers round
 CUT = 0.995  # the same for a file whose container lost its end
 ASPECTS = (0.1, 10.0)  # width of a pixel by its height; others are mistakes
