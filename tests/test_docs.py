@@ -14,12 +14,9 @@ from utils.synthetic.faces import draw_face, draw_photograph
 from utils.synthetic.identity import Face
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [
-    REPOSITORY / "README.md",
-    *sorted((REPOSITORY / "docs").glob("*.md")),
-    REPOSITORY / "checkpoint/ferplus_small.md",
-]
-OPTIONS = {
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES += [REPOSITORY / "checkpoint" / "ferplus_small.md"]
+OPTIONS = {  # of commands that are no experiment
     "evaluate": "Evaluation",
     "predict": "Prediction",
     "models.export": "Export",

@@ -55,9 +55,16 @@ def test_a_script_runs_in_two_processes_and_continues_in_one(data, tmp_path):
     assert len(lines) == 1, "one process speaks"
     folder = tmp_path / "run"
     written = {path.name for path in folder.iterdir()}
-    assert written == set(
-        ["best.pt", "last.pt", "history.csv", "metrics.json", "variables.json", "curves.png", "confusion_matrix.png"]
+    names = (
+        "best.pt",
+        "last.pt",
+        "history.csv",
+        "metrics.json",
+        "variables.json",
+        "curves.png",
+        "confusion_matrix.png",
     )
+    assert written == set(names)
     assert len(load_model(folder / "best.pt").branches) == 2
     finished = start(1, "script", data, tmp_path, 1)
     assert "continue" in finished.stdout and finished.stdout.splitlines()[-1] == lines[0]
