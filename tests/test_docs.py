@@ -10,8 +10,7 @@ import tyro
 from PIL import Image
 
 from utils.evaluation.check import DATASETS
-from utils.synthetic.faces import draw_face, draw_photograph
-from utils.synthetic.identity import Face
+from utils.synthetic.faces import Face, draw_face, draw_photograph
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -25,7 +24,8 @@ OPTIONS = {  # of commands that are no experiment
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
 
 
 def commands() -> list[str]:
