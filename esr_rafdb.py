@@ -3,13 +3,13 @@
 Papers: Siqueira, Magg, Wermter, "Efficient Facial Feature Learning with Wide Ensemble-based Convolutional Neural
 Networks", AAAI 2020; Heidari and Iosifidis, "Learning diversified feature representations for facial expression
 recognition in the wild", arXiv 2210.09381.
-Data: RAF-DB (basic emotions) in `base_path_to_dataset` (README, "Preparing the data").
+Data: RAF-DB (basic emotions) in `base_path_to_dataset` (docs/data.md).
 Start weights: an ESR trained on AffectNet in `path_to_pretrained_network`, or None to grow from scratch.
 Run:  python esr_rafdb.py                 train with the variables below; run again to continue
-      python esr_rafdb.py --demo          the same on drawn faces, about a minute on two CPU cores
+      python esr_rafdb.py --demo          the same on synthetic faces, about a minute on two CPU cores
       python esr_rafdb.py --help          every variable as a flag
-Writes checkpoint/esr_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, curves.png,
-confusion_matrix.png.
+Writes checkpoint/esr_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
+curves.png, confusion_matrix.png.
 Accuracy on the test set: 89.99 in the paper, from AffectNet weights. Measured here: needs the licensed data set.
 """
 
@@ -22,67 +22,73 @@ import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 import tyro
+from torch.optim.lr_scheduler import StepLR
 
 from models import load_pretrained
 from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
-from utils.ucheckpoint import Run
+from utils.synthetic.datasets import write_rafdb
+from utils.ucheckpoint import MayChange, Run
 from utils.udata import RAFDB, stratified_holdout
-from utils.udemosets import write_rafdb
 from utils.uhardware import choose_hardware
 from utils.uoptions import check_options
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.ureport import report
-from utils.utrain import train_stage
+from utils.utrain import AveragedWeights, Stage, accuracy, one_cycle, validate
 
 
 @dataclass
 class Experiment:
-    """The experiment variables: edit them here, or set them as flags (--seed 2)."""
+    """The variables: edit them here, or set them as flags (--seed 2). A continued run may change `MayChange` ones."""
 
     # Data
-    base_path_to_dataset: Path = Path("data/RAF-DB")  # folder with train/ and test/, or the official release
+    base_path_to_dataset: MayChange[Path] = Path("data/RAF-DB")  # folder with train/ and test/, or the official release
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 96  # pixels, height and width that the network sees
-    cache: Literal["auto", "device", "memory", "disk", "none"] = "auto"  # where decoded pictures are kept
-    cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
-    base_path_to_cache: Path | None = Path("data/cache")  # decoded pictures for the next start; None writes none
+    cache: MayChange[Literal["auto", "device", "memory", "disk", "none"]] = "auto"  # where decoded pictures are kept
+    cache_gib: MayChange[float] = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded at every access
+    base_path_to_cache: MayChange[Path | None] = Path("data/cache")  # decoded pictures for the next start, or None
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
-    base_path_experiment: Path = Path("checkpoint/esr_rafdb")  # where experiments are kept
-    name_experiment: str = "esr9_diversified"  # folder of this experiment
-    resume: bool = True  # continue an unfinished experiment; off, an existing one is refused
+    base_path_experiment: MayChange[Path] = Path("checkpoint/esr_rafdb")  # where experiments are kept
+    name_experiment: MayChange[str] = "esr9_diversified"  # folder of this experiment
+    resume: MayChange[bool] = True  # continue an unfinished experiment; off, an existing one is refused
     # Network
     path_to_pretrained_network: Path | None = None  # a trained ESR to fine-tune; None grows one from scratch
-    num_branches_trained_network: int = 9  # branches in the end
+    num_branches_trained_network: MayChange[int] = 9  # branches in the end
+    grow: bool = True  # one branch after the other; off, all from the start in one stage of max_training_epoch
     # Schedule: SGD, momentum 0.9
-    max_training_epoch: int = 100  # epochs of the first branch
-    max_finetune_epoch: int = 60  # epochs of each further branch, together with all before it
-    lr_new: float = 0.1  # newest branch, and the base beside the first one
+    max_training_epoch: MayChange[int] = 100  # epochs of the first branch
+    max_finetune_epoch: MayChange[int] = 60  # epochs of each further branch, together with all before it
+    lr_new: float = 0.1  # newest branch, and the base together with the first one
     lr_trained: float = 0.02  # everything trained before
-    lr_decay: float = 0.75  # factor on all rates every 10 epochs
+    schedule: Literal["step", "one_cycle"] = "step"  # "one_cycle" rises to the rates above and falls to nothing
+    lr_decay: float = 0.75  # factor on all rates every 10 epochs under "step"
+    weight_decay: float = 0.0  # of all weights
+    nesterov: bool = False  # momentum as Nesterov's
+    weight_averaging: float = 0.0  # decay per step of an average of the weights, which is then kept; 0 for none
     batch_size: int = 32  # faces per step
     validation_interval: int = 1  # epochs between validations
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike the branches are
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient (README)
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
     diversity_normalize: bool = False  # scale features to unit length first
-    diversity_weight: float = 1.0  # of the spatial and the channel term beside the cross-entropies
+    diversity_weight: float = 1.0  # of the spatial and the channel term next to the cross-entropies
     # Computation
     seed: int = 0  # of initial weights, order and augmentation
-    device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
+    device: MayChange[str] = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto" takes bfloat16 where the device has it
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto" where it pays for itself in this run
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of pictures and weights
-    demo: bool = False  # train on drawn faces, with a short schedule
+    demo: bool = False  # train on synthetic faces, with a short schedule
 
 
 def demo_of(experiment: Experiment) -> Experiment:
-    """Return the same experiment on drawn faces, small enough for two CPU cores."""
-    faces = write_rafdb(Path("data/drawn/rafdb"), images_per_class=40)
+    """Return the same experiment on synthetic faces, small enough for two CPU cores."""
+    faces = write_rafdb(Path("data/synthetic/rafdb"), images_per_class=40)
     return replace(
-        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=64,
+        experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
         num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
         lr_trained=0.005,
     )  # fmt: skip
@@ -100,19 +106,17 @@ def main(experiment: Experiment) -> None:
 
     # Data
     load = partial(
-        make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
+        FaceLoader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
         cache_gib=experiment.cache_gib, cache_folder=experiment.base_path_to_cache,
     )  # fmt: skip
     faces = RAFDB(experiment.base_path_to_dataset, "train")
     test = load(RAFDB(experiment.base_path_to_dataset, "test"))
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
-        train = load(faces.subset(kept), batch_size=experiment.batch_size, shuffle=True)
-        validation = load(faces.subset(held_out, "RAF-DB holdout"))
-        selected_on = "a held-out tenth of train"
+        faces, validation = faces.subset(kept), load(faces.subset(held_out, split="holdout"))
     else:
-        train, validation = load(faces, batch_size=experiment.batch_size, shuffle=True), test
-        selected_on = "the test set itself"
+        validation = test
+    train = load(faces, batch_size=experiment.batch_size, shuffle=True)
     strength = experiment.augmentation
     augment = K.AugmentationSequential(
         K.RandomHorizontalFlip(p=0.5),
@@ -127,7 +131,6 @@ def main(experiment: Experiment) -> None:
     else:
         model = load_pretrained(experiment.path_to_pretrained_network, faces.class_names, ESR, experiment.image_size)
         trained_branches = model.keep_branches(1)  # the others return one by one
-    model.to(hardware.device)
 
     # Objective: the cross-entropies of all branches, and how alike their attention is in space and over channels
     diversity = {
@@ -143,22 +146,43 @@ def main(experiment: Experiment) -> None:
         }
 
     # Stages: one per branch, each with an optimizer of its own
-    for branches in range(1, experiment.num_branches_trained_network + 1):
-        if branches > 1:
+    stages = range(1, experiment.num_branches_trained_network + 1)
+    for branches in stages if experiment.grow else stages[-1:]:
+        while len(model.branches) < branches:
             model.add_branch(trained_branches.pop(0) if trained_branches else None)
         if run.is_past(branches):
             continue
-        first = branches == 1
-        rates = [experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
-        groups = model.parameter_groups(experiment.lr_new if first else experiment.lr_trained, rates)
-        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=hardware.fused_optimizer)
-        train_stage(
-            run, branches, num_epochs=experiment.max_training_epoch if first else experiment.max_finetune_epoch,
-            validation_interval=experiment.validation_interval, model=model, optimizer=optimizer,
-            scheduler=torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=experiment.lr_decay), train=train,
-            validation=validation, augment=augment, objective=objective, diversity=diversity, hardware=hardware,
+        model.to(hardware.device, memory_format=hardware.memory_format)
+        first = branches == 1 or not experiment.grow
+        num_epochs = experiment.max_training_epoch if first else experiment.max_finetune_epoch
+        rates = [experiment.lr_new if first else experiment.lr_trained] * (branches - 1) + [experiment.lr_new]
+        optimizer = torch.optim.SGD(
+            model.parameter_groups(rates[0], rates), momentum=0.9, nesterov=experiment.nesterov,
+            weight_decay=experiment.weight_decay, fused=hardware.fused_optimizer,
         )  # fmt: skip
-    report(run, test, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
+        if experiment.schedule == "step":
+            scheduler = StepLR(optimizer, step_size=10 * len(train), gamma=experiment.lr_decay)
+        else:
+            scheduler = one_cycle(optimizer, num_epochs * len(train))
+        average = AveragedWeights(model, experiment.weight_averaging)
+        stage = Stage(run, branches, model, optimizer, scheduler, hardware, average)
+        step_model = hardware.prepare(model, steps=num_epochs * len(train))
+        for epoch in stage.epochs(num_epochs):
+            model.train()
+            for batch in epoch.batches(train):
+                outputs = hardware.forward(step_model, augment(batch.images), batch)
+                terms = objective(outputs, batch.targets)
+                loss = sum(terms.values())
+                optimizer.zero_grad(set_to_none=True)
+                hardware.backward(loss)
+                optimizer.step()
+                scheduler.step()
+                average.update()
+                epoch.record(batch, loss, terms, diversity, accuracy=accuracy(model, outputs, batch.targets))
+            if epoch.number % experiment.validation_interval == 0 or epoch.is_last:
+                network = average.network(train, augment, hardware)
+                epoch.keep_if_best(network, validate(network, validation, hardware), by="validation_accuracy")
+    report(run, test, validation, hardware, experiment.seed)
 
 
 if __name__ == "__main__":

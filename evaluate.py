@@ -1,6 +1,7 @@
 """Score one or several checkpoints on a data set, and write a report.
 
-Run:  python evaluate.py checkpoint/esr_ferplus/demo/best.pt --dataset ferplus --base-path-to-dataset data/drawn/ferplus
+Run:  python evaluate.py checkpoint/esr_ferplus/demo/best.pt --dataset ferplus \\
+          --base-path-to-dataset data/synthetic/ferplus
 Reads this project's checkpoints, folders of published ESR weights and released MA-Net files.
 Writes, per checkpoint, <checkpoint>_on_<data>/ (or below --output): report.html (everything, in one file), metrics.json
 (accuracy, mean class accuracy, macro F1, precision and recall per class and calibration error of the ensemble by mean
@@ -19,17 +20,23 @@ import tyro
 from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
+from models.writing import write_json
+from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices
+from utils.evaluation.evaluation import (
+    ScoredCheckpoint,
+    choose_folders,
+    evaluate_model,
+    name_checkpoints,
+    read_provenance,
+)
+from utils.evaluation.page import draw_comparison, draw_pictures, write_report
+from utils.evaluation.subset import ScoredFaces, select_faces
 from utils.uaffect import describe_affect
-from utils.ucheckpoint import write_json
-from utils.ucomparison import Comparison, check_seeds, compare, write_choices
 from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
-from utils.uevaluation import Scored, choose_folders, evaluate_model, name_checkpoints, read_provenance
 from utils.uhardware import choose_hardware
-from utils.uhtml import draw_comparison, draw_pictures, write_report
 from utils.uoptions import check_options
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span, write_predictions
-from utils.usubset import Faces, select_faces
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Evaluation:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the convolutions
 
 
-def load_faces(evaluation: Evaluation, num_classes: int) -> Faces:
+def load_faces(evaluation: Evaluation, num_classes: int) -> ScoredFaces:
     """Open the data set with the number of classes that a network has, and choose the faces of the subset."""
     root, split = evaluation.base_path_to_dataset, evaluation.split
     if evaluation.dataset == "affectnet":
@@ -61,7 +68,7 @@ def load_faces(evaluation: Evaluation, num_classes: int) -> Faces:
     else:
         faces, rule = RAFDB(root, split := split or "test"), "RAF-DB's basic emotion"
     subset = select_faces(faces, evaluation.subset) if evaluation.subset else None
-    return Faces(subset.faces if subset else faces, split, rule, subset, root)
+    return ScoredFaces(subset.faces if subset else faces, split, rule, subset, root)
 
 
 def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) -> None:
@@ -74,7 +81,7 @@ def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) ->
         )
 
 
-def tell(result: Scored, faces: Faces, folder: Path) -> None:
+def print_result(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> None:
     """Print a checkpoint's numbers."""
     print(f"\n{result.path} on {faces.dataset.name}, n = {len(faces.dataset):,}")
     for name, metrics in result.metrics.items():
@@ -87,7 +94,7 @@ def tell(result: Scored, faces: Faces, folder: Path) -> None:
     print(f"  wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
 
 
-def tell_comparison(comparison: Comparison, folder: Path) -> None:
+def print_comparison(comparison: Comparison, folder: Path) -> None:
     """Print mean and deviation over seeds, or the differences from the first checkpoint."""
     print()
     for name, summary in (comparison.seeds or {}).items():
@@ -130,7 +137,7 @@ def main(evaluation: Evaluation) -> None:
     loaders, pages = {}, []
     for path, name, model, provenance, folder in zip(paths, names, models, provenances, folders, strict=True):
         if model.image_size not in loaders:  # pictures are decoded once for all networks of the same input size
-            loaders[model.image_size] = make_loader(
+            loaders[model.image_size] = FaceLoader(
                 faces.dataset, model.image_size, evaluation.batch_size,
                 shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib,
             )  # fmt: skip
@@ -141,7 +148,7 @@ def main(evaluation: Evaluation) -> None:
         write_predictions(model, result.predictions, faces.dataset, faces.root, folder / "predictions.csv")
         write_json(result.as_dict() | facts, folder / "metrics.json")
         write_report(folder / "report.html", faces, pages[-1:], computed, evaluation.seed)
-        tell(result, faces, folder)
+        print_result(result, faces, folder)
 
     if len(pages) > 1:
         results = [result for result, _ in pages]
@@ -151,7 +158,7 @@ def main(evaluation: Evaluation) -> None:
         content = {"checkpoints": {result.name: result.as_dict() for result in results}, **comparison.as_dict()}
         write_json(facts | content, common_folder / "metrics.json")
         write_report(common_folder / "report.html", faces, pages, computed, evaluation.seed, comparison, pictures)
-        tell_comparison(comparison, common_folder)
+        print_comparison(comparison, common_folder)
 
 
 if __name__ == "__main__":

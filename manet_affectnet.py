@@ -3,13 +3,13 @@
 Papers: Zhao, Liu, Wang, "Learning Deep Global Multi-Scale and Local Attention Features for Facial Expression
 Recognition in the Wild", IEEE TIP 2021; Heidari and Iosifidis, "Learning diversified feature representations for facial
 expression recognition in the wild", arXiv 2210.09381.
-Data: AffectNet, preprocessed at 224 pixels, in `base_path_to_dataset` (README, "Preparing the data").
+Data: AffectNet, preprocessed at 224 pixels, in `base_path_to_dataset` (docs/data.md).
 Start weights: MA-Net's MS-Celeb-1M weights in `path_to_pretrained_network`, or None to train from scratch.
 Run:  python manet_affectnet.py                 train with the variables below; run again to continue
-      python manet_affectnet.py --demo          the same on drawn faces, one to two minutes on two CPU cores
+      python manet_affectnet.py --demo          the same on synthetic faces, one to two minutes on two CPU cores
       python manet_affectnet.py --help          every variable as a flag
-Writes checkpoint/manet_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, curves.png,
-confusion_matrix.png.
+Writes checkpoint/manet_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
+curves.png, confusion_matrix.png.
 Accuracy on Validation: 64.53 (7 classes) and 60.29 (8 classes) for MA-Net in its paper, from MS-Celeb-1M weights.
 Measured here: needs the licensed data set.
 """
@@ -23,46 +23,47 @@ import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 import tyro
+from torch.optim.lr_scheduler import StepLR
 
 from models import load_pretrained
 from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.manet import MANet, MANetOutput
-from utils.ucheckpoint import Run
+from utils.synthetic.datasets import write_affectnet
+from utils.ucheckpoint import MayChange, Run
 from utils.udata import AffectNet, at_most_per_label, stratified_holdout
-from utils.udemosets import write_affectnet
 from utils.uhardware import choose_hardware
 from utils.uoptions import check_options
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.ureport import report
-from utils.utrain import train_stage
+from utils.utrain import Stage, accuracy, validate
 
 
 @dataclass
 class Experiment:
-    """The experiment variables: edit them here, or set them as flags (--seed 2)."""
+    """The variables: edit them here, or set them as flags (--seed 2). A continued run may change `MayChange` ones."""
 
     # Data
-    base_path_to_dataset: Path = Path("data/AffectNet")  # folder with Training_Labeled/ and Validation/
+    base_path_to_dataset: MayChange[Path] = Path("data/AffectNet")  # folder with Training_Labeled/ and Validation/
     num_classes: Literal[7, 8] = 8  # 7 leaves Contempt out
     max_images_per_label: int = 5000  # faces of each class
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 224  # pixels, height and width that the network sees
-    cache: Literal["auto", "device", "memory", "disk", "none"] = "auto"  # where decoded pictures are kept
-    cache_gib: float = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded anew at every access
-    base_path_to_cache: Path = Path("data/cache")  # decoded pictures, 5.7 GB for training, where cache is "disk"
+    cache: MayChange[Literal["auto", "device", "memory", "disk", "none"]] = "auto"  # where decoded pictures are kept
+    cache_gib: MayChange[float] = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded at every access
+    base_path_to_cache: MayChange[Path | None] = None  # decoded pictures for the next start, gigabytes
     augmentation: float = 1.0  # strength; 1 is the published one, short runs from scratch learn sooner with less
     # Output
-    base_path_experiment: Path = Path("checkpoint/manet_affectnet")  # where experiments are kept
-    name_experiment: str = "manet_diversified"  # folder of this experiment
-    resume: bool = True  # continue an unfinished experiment; off, an existing one is refused
+    base_path_experiment: MayChange[Path] = Path("checkpoint/manet_affectnet")  # where experiments are kept
+    name_experiment: MayChange[str] = "manet_diversified"  # folder of this experiment
+    resume: MayChange[bool] = True  # continue an unfinished experiment; off, an existing one is refused
     # Network
     path_to_pretrained_network: Path | None = None  # MA-Net's MS-Celeb-1M weights, or any MA-Net; None is from scratch
     beta: float = 0.6  # weight of the local branch in loss and prediction; the global branch has the rest
     multiscale_order: Literal["released", "reversed"] = "released"  # of the second multi-scale chain
     # Schedule: SGD, momentum 0.9
-    max_training_epoch: int = 20  # epochs from scratch
-    max_finetune_epoch: int = 20  # epochs from trained weights
+    max_training_epoch: MayChange[int] = 20  # epochs from scratch
+    max_finetune_epoch: MayChange[int] = 20  # epochs from trained weights
     lr: float = 0.01  # of all weights
     weight_decay: float = 1e-4  # of all weights
     lr_decay: float = 0.1  # factor on the rate every `lr_decay_interval` epochs
@@ -71,21 +72,21 @@ class Experiment:
     validation_interval: int = 1  # epochs between validations
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike patches and branches are
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient (README)
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
     diversity_normalize: bool = False  # scale features to unit length first
-    diversity_weight: float = 0.1  # of the three terms; the published 1 fits its gamma of 10 alone (README)
+    diversity_weight: float = 0.1  # of the three terms; the published 1 fits its gamma of 10 alone (docs/training.md)
     # Computation
     seed: int = 0  # of initial weights, order and augmentation
-    device: str = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
+    device: MayChange[str] = "auto"  # "auto" takes a GPU where there is one; or "cpu", "cuda:1", ...
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto" takes bfloat16 where the device has it
     compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto" where it pays for itself in this run
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of pictures and weights
-    demo: bool = False  # train on drawn faces, with a short schedule
+    demo: bool = False  # train on synthetic faces, with a short schedule
 
 
 def demo_of(experiment: Experiment) -> Experiment:
-    """Return the same experiment on drawn faces, small enough for two CPU cores."""
-    faces = write_affectnet(Path("data/drawn/affectnet"), images_per_class=40)
+    """Return the same experiment on synthetic faces, small enough for two CPU cores."""
+    faces = write_affectnet(Path("data/synthetic/affectnet"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=96,
         batch_size=8, max_training_epoch=10, max_finetune_epoch=10, lr=0.005,
@@ -103,23 +104,20 @@ def main(experiment: Experiment) -> None:
     torch.manual_seed(experiment.seed)
 
     # Data
-    cache_folder = experiment.base_path_to_cache if experiment.cache == "disk" else None
     load = partial(
-        make_loader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
-        cache_gib=experiment.cache_gib, cache_folder=cache_folder,
+        FaceLoader, image_size=experiment.image_size, hardware=hardware, cache=experiment.cache,
+        cache_gib=experiment.cache_gib, cache_folder=experiment.base_path_to_cache,
     )  # fmt: skip
     faces = AffectNet(experiment.base_path_to_dataset, "train", experiment.num_classes)
-    reported = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes))
+    test = load(AffectNet(experiment.base_path_to_dataset, "validation", experiment.num_classes))  # Test is not public
     if experiment.select_on == "holdout":
         kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
-        held_out = faces.subset(held_out, "AffectNet holdout")
-        balanced = at_most_per_label(held_out.labels, 500, experiment.seed)  # as many as Validation has
-        faces, validation = faces.subset(kept), load(held_out.subset(balanced))
-        selected_on = "up to 500 faces per class of a held-out tenth of train"
+        held_out = held_out[at_most_per_label(faces.labels[held_out], 500, experiment.seed)]  # as Validation has
+        faces, validation = faces.subset(kept), load(faces.subset(held_out, split="holdout"))
     else:
-        validation, selected_on = reported, "Validation itself"
-    drawn = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
-    train = load(faces.subset(drawn), batch_size=experiment.batch_size, shuffle=True)
+        validation = test
+    sample = at_most_per_label(faces.labels, experiment.max_images_per_label, experiment.seed)
+    train = load(faces.subset(sample), batch_size=experiment.batch_size, shuffle=True)
     strength = experiment.augmentation
     augment = K.AugmentationSequential(
         K.ColorJitter(brightness=0.5 * strength, contrast=0.5 * strength),
@@ -136,7 +134,7 @@ def main(experiment: Experiment) -> None:
         num_epochs = experiment.max_finetune_epoch
         model = load_pretrained(experiment.path_to_pretrained_network, faces.class_names, MANet, experiment.image_size)
     model.set_mixture(experiment.beta, experiment.multiscale_order)
-    model.to(hardware.device)
+    model.to(hardware.device, memory_format=hardware.memory_format)
 
     # Objective: the cross-entropies of both branches, and how alike the patches and the two branches are
     diversity = {
@@ -145,26 +143,36 @@ def main(experiment: Experiment) -> None:
     }
 
     def objective(outputs: MANetOutput, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        spatial, channel = outputs.local_features.mean(dim=2), outputs.local_features.mean(dim=(3, 4))
         return {
             "local": model.beta * F.cross_entropy(outputs.local_logits, targets),
             "global": (1 - model.beta) * F.cross_entropy(outputs.global_logits, targets),
-            "spatial": experiment.diversity_weight * diversity["spatial"](spatial),  # (4, N, 7, 7)
-            "channel": experiment.diversity_weight * diversity["channel"](channel),  # (4, N, 512)
-            "branches": experiment.diversity_weight * diversity["branches"](outputs.global_features),  # (2, N, 512)
+            "spatial": experiment.diversity_weight * diversity["spatial"](outputs.spatial),
+            "channel": experiment.diversity_weight * diversity["channel"](outputs.channel),
+            "branches": experiment.diversity_weight * diversity["branches"](outputs.global_features),
         }
 
     # One stage
-    regularization = {"momentum": 0.9, "weight_decay": experiment.weight_decay}
-    optimizer = torch.optim.SGD(model.parameters(), experiment.lr, **regularization, fused=hardware.fused_optimizer)
-    train_stage(
-        run, 1, num_epochs=num_epochs, validation_interval=experiment.validation_interval, model=model,
-        optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, experiment.lr_decay_interval, experiment.lr_decay),
-        train=train, validation=validation, augment=augment, objective=objective, diversity=diversity,
-        hardware=hardware,
+    optimizer = torch.optim.SGD(
+        model.parameters(), experiment.lr, momentum=0.9, weight_decay=experiment.weight_decay,
+        fused=hardware.fused_optimizer,
     )  # fmt: skip
-    report(run, reported, selected_on=selected_on, seed=experiment.seed, hardware=hardware)
+    scheduler = StepLR(optimizer, experiment.lr_decay_interval * len(train), experiment.lr_decay)
+    stage = Stage(run, 1, model, optimizer, scheduler, hardware)
+    step_model = hardware.prepare(model, steps=num_epochs * len(train))
+    for epoch in stage.epochs(num_epochs):
+        model.train()
+        for batch in epoch.batches(train):
+            outputs = hardware.forward(step_model, augment(batch.images), batch)
+            terms = objective(outputs, batch.targets)
+            loss = sum(terms.values())
+            optimizer.zero_grad(set_to_none=True)
+            hardware.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            epoch.record(batch, loss, terms, diversity, accuracy=accuracy(model, outputs, batch.targets))
+        if epoch.number % experiment.validation_interval == 0 or epoch.is_last:
+            epoch.keep_if_best(model, validate(model, validation, hardware), by="validation_accuracy")
+    report(run, test, validation, hardware, experiment.seed)
 
 
 if __name__ == "__main__":

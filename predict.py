@@ -26,12 +26,10 @@ from tqdm import tqdm
 from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
-from utils.uaffect import DIMENSIONS
-from utils.ucheckpoint import write_atomically
-from utils.uface import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
-from utils.uhardware import choose_hardware
-from utils.uinputs import describe_left_out, list_media
-from utils.umedia import (
+from models.writing import write_atomically
+from utils.media.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
+from utils.media.inputs import describe_left_out, list_media
+from utils.media.media import (
     VIDEO_SUFFIXES,
     Frame,
     LiveWindow,
@@ -43,10 +41,12 @@ from utils.umedia import (
     stream_webcam,
     write_picture,
 )
-from utils.uoutput import naming, plan_places
+from utils.media.output import naming, plan_places
+from utils.uaffect import DIMENSIONS
+from utils.uhardware import choose_hardware
 
 EXPLAINED_AT_ONCE = 8  # faces whose heat maps are in memory at a time
-TALKATIVE = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
+FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Prediction:
     webcam: int | None = None  # number of a webcam, in place of inputs; q, Esc or Ctrl-C ends it
     checkpoint: Path | None = None  # network; default: the weights that come with the project
     detector: str = "haar"  # "haar", the path of YuNet's .onnx file, or "none" for pictures that are crops of faces
-    margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops (utils/uface.py)
+    margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops
     every: int = 1  # look at every n-th picture of a video or webcam
     branches: bool = False  # write what each branch says into the table
     annotate: bool = False  # write pictures and videos with boxes and labels
@@ -76,7 +76,7 @@ def draw(frame: Frame, faces: list[LabelledFace]) -> np.ndarray:
 
 def write_explanations(model: ExpressionClassifier, frame: Frame, faces: list[LabelledFace], stem: Path) -> None:
     """Write a picture of heat maps for every face of a frame."""
-    from utils.uexplain import explain, plot_explanation  # captum and matplotlib take seconds to import
+    from utils.evaluation.explain import explain, plot_explanation  # captum and matplotlib take seconds to import
     from utils.uplot import write_figure
 
     moment = "" if frame.seconds is None else f"_{frame.seconds:.3f}s"
@@ -104,7 +104,7 @@ def write_results(
 ) -> None:
     """Write what was asked for, source by source, as the pictures come."""
     photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
-    live, talkative = prediction.webcam is not None, photos and len(paths) <= TALKATIVE
+    live, talkative = prediction.webcam is not None, photos and len(paths) <= FEW_PHOTOS
     window = None
     places = dict(zip(paths, plan_places([plain(path) for path in paths]), strict=True))
     progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
@@ -122,7 +122,7 @@ def write_results(
                     if frame.note:
                         tqdm.write(f"{source}: {frame.note}", sys.stderr)
                     if talkative and frame.rate is None:
-                        print(*say(frame, faces), sep="\n")
+                        print(*describe_faces(frame, faces), sep="\n")
                     if prediction.explain and faces:
                         write_explanations(model, frame, faces, prediction.output / "explained" / inner)
                     try:
@@ -146,7 +146,7 @@ def write_results(
     progress.close()
 
 
-def say(frame: Frame, faces: list[LabelledFace]) -> Iterator[str]:
+def describe_faces(frame: Frame, faces: list[LabelledFace]) -> Iterator[str]:
     """Say in a line per face what was found in a photo."""
     for face in faces:
         x, y, width, height = face.box

@@ -23,16 +23,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from models import optimize_for_inference
-from models.classifier import resize
 from models.diversity import DiversityLoss
 from models.esr import ESR
 from models.manet import MANet
+from utils.synthetic.datasets import write_fer_plus
+from utils.synthetic.faces import draw_photograph
+from utils.ucheckpoint import Run
 from utils.udata import FERPlus, pre_process_affect_net
-from utils.udemo import draw_photograph
-from utils.udemosets import write_fer_plus
 from utils.uhardware import Hardware, choose_hardware
-from utils.upipeline import make_loader
-from utils.utrain import train_epoch
+from utils.upipeline import FaceLoader
+from utils.utrain import Epoch, Stage, accuracy
 
 REAL_FERPLUS = Path("data/FER_2013/Dataset")
 MS_PER_S = 1000
@@ -122,7 +122,7 @@ def training_step(network: str, batch_size: int, variant: str, device: str, bran
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with hardware.autocast():
+        with hardware.computing(compiled=True):
             loss = objective(step_model(images), targets)
         loss.backward()
         optimizer.step()
@@ -168,7 +168,7 @@ def diversity_loss(branches: int, both_ways: bool, variant: str, device: str) ->
 
 
 def faces_on_disk(folder: Path) -> Path:
-    """Return the real FER+ faces where they lie in the project's place, else drawn ones."""
+    """Return the real FER+ faces where they are in the project's place, synthetic ones otherwise."""
     return REAL_FERPLUS if REAL_FERPLUS.is_dir() else write_fer_plus(folder / "ferplus", images_per_class=250)
 
 
@@ -186,7 +186,7 @@ def input_pipeline(num_faces: int, variant: str, device: str) -> Measurement:
                     images.to(hardware.device)
 
         else:
-            loader = make_loader(faces, 96, 32, shuffle=True, hardware=hardware)
+            loader = FaceLoader(faces, 96, 32, shuffle=True, hardware=hardware)
             augment = K.AugmentationSequential(
                 K.ColorJitter(brightness=0.5, contrast=0.5),
                 K.RandomHorizontalFlip(p=0.5),
@@ -195,7 +195,7 @@ def input_pipeline(num_faces: int, variant: str, device: str) -> Measurement:
 
             def epoch() -> None:
                 for batch in loader:
-                    augment(resize(hardware.place(batch.images), 96))
+                    augment(batch.images)
 
         return timed(epoch, len(faces), hardware.device, 3)
 
@@ -209,12 +209,23 @@ def training_epoch(num_faces: int, variant: str, device: str) -> Measurement:
         model = ESR(1, image_size=64)
         step_model = hardware.prepare(model, steps=10**6)
         optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=hardware.fused_optimizer)
-        epoch = partial(
-            train_epoch, model, make_loader(faces, 64, 32, shuffle=True, hardware=hardware), step_model=step_model,
-            augment=K.AugmentationSequential(K.RandomHorizontalFlip(p=0.5), K.RandomAffine(20, (0.07, 0.07), p=1.0)),
-            objective=lambda outputs, targets: {"cross_entropy": F.cross_entropy(outputs.logits[0], targets)},
-            diversity={}, optimizer=optimizer, hardware=hardware, description="epoch",
-        )  # fmt: skip
+        augment = K.AugmentationSequential(K.RandomHorizontalFlip(p=0.5), K.RandomAffine(20, (0.07, 0.07), p=1.0))
+        loader = FaceLoader(faces, 64, 32, shuffle=True, hardware=hardware)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10**6)
+        stage = Stage(Run(Path(folder) / "run", {}), 1, model, optimizer, scheduler, hardware)
+
+        def epoch() -> None:
+            model.train()
+            measured = Epoch(stage, 1, 1)
+            for batch in measured.batches(loader):
+                outputs = hardware.forward(step_model, augment(batch.images), batch)
+                loss = F.cross_entropy(outputs.logits[0], batch.targets)
+                optimizer.zero_grad(set_to_none=True)
+                hardware.backward(loss)
+                optimizer.step()
+                scheduler.step()
+                measured.record(batch, loss, {}, {}, accuracy=accuracy(model, outputs, batch.targets))
+
         return timed(epoch, num_faces, hardware.device, 3)
 
 
@@ -223,16 +234,16 @@ import time; began = time.perf_counter()
 import sys; from pathlib import Path
 import esr_ferplus as script
 from utils.uhardware import choose_hardware
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.udata import FERPlus
 root, cache, device = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 hardware = choose_hardware(device)
 there = [split for split in ("train", "valid", "test") if (root / "Images" / f"FER2013{split.capitalize()}").is_dir()]
 loaders = [
-    make_loader(FERPlus(root, split), 96, 32, shuffle=split == "train", hardware=hardware, cache_folder=cache)
+    FaceLoader(FERPlus(root, split), 96, 32, shuffle=split == "train", hardware=hardware, cache_folder=cache)
     for split in there
 ]
-hardware.place(next(iter(loaders[0])).images)
+next(iter(loaders[0]))
 print("seconds", time.perf_counter() - began)
 """
 

@@ -1,7 +1,7 @@
 """What ESR and MA-Net share: labels, input normalisation, and prediction from pictures."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-Faces: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
+FaceInput: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
 """One face or many, see `as_faces`."""
 
 EMOTIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
@@ -28,6 +28,29 @@ def default_labels(num_classes: int) -> tuple[str, ...]:
     if num_classes <= len(EMOTIONS):
         return EMOTIONS[:num_classes]
     return tuple(f"class {index}" for index in range(num_classes))
+
+
+class HeatMapSource(NamedTuple):
+    """Where a class-activation map of a branch is taken, see `ExpressionClassifier.heat_map_sources`.
+
+    Attributes:
+        branch: its name.
+        weight: share of the branch's scores in those of the ensemble.
+        inputs: what `scores` takes.
+        scores: from `inputs` to the branch's class scores (N, K).
+        layers: modules whose maps (N, C, h, w) are put together to one, in rows and columns.
+        first: the pixel, row and column alike, that the map's first position is centred on.
+        stride: pixels from a position of the map to the next; None where the map covers the picture, as padded
+            convolutions leave it.
+    """
+
+    branch: str
+    weight: float
+    inputs: Tensor
+    scores: Callable[[Tensor], Tensor]
+    layers: list[list[nn.Module]]
+    first: float = 0.0
+    stride: float | None = None
 
 
 class ExpressionClassifier(nn.Module):
@@ -79,12 +102,30 @@ class ExpressionClassifier(nn.Module):
                 module.eval()
         return self
 
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """The names of the branches that score the classes, in the order of `branch_logits`."""
+        raise NotImplementedError
+
+    @property
+    def compared_parts(self) -> tuple[str, ...]:
+        """The names of the parts that `compared_features` tells apart; none for a network without such features."""
+        return ()
+
+    def compared_features(self, outputs: Any) -> dict[str, Tensor]:
+        """Return what the diversity loss compares, (parts, N, ...) by name, from what `forward` returned."""
+        return {}
+
+    def heat_map_sources(self, faces: Tensor) -> list[HeatMapSource]:
+        """Return where the heat map of every branch is taken, for faces (N, 3, S, S), float RGB in [0, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where its heat maps are taken")
+
     @staticmethod
     def check_image_size(image_size: int) -> None:
         """Raise ValueError for a height and width, in pixels, that the network cannot take."""
         raise NotImplementedError
 
-    def regions(self) -> list[nn.Module]:
+    def compiled_parts(self) -> list[nn.Module]:
         """Return the parts to compile one by one, so that equal parts (branches) share their compiled code."""
         return [self]
 
@@ -112,7 +153,7 @@ class ExpressionClassifier(nn.Module):
         raise ValueError(f"ensemble is {ensemble!r}; expected 'mean' or 'vote'")
 
     @torch.inference_mode()
-    def predict_branches(self, images: Faces, batch_size: int = 256) -> Tensor:
+    def predict_branches(self, images: FaceInput, batch_size: int = 256) -> Tensor:
         """Score faces with every branch in evaluation mode.
 
         Args:
@@ -139,7 +180,7 @@ class ExpressionClassifier(nn.Module):
             self.train(was_training)
         return torch.cat(scores, dim=1)
 
-    def predict(self, images: Faces, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
+    def predict(self, images: FaceInput, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
         """Return the probability of every class, (N, K), for faces as in `predict_branches`; N is 1 for a single one.
 
         Class k is `labels[k]`. `ensemble` is explained at `combine`.
@@ -156,7 +197,7 @@ def resize(images: Tensor, image_size: int) -> Tensor:
     return F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True).clamp(0, 1)
 
 
-def as_faces(images: Faces) -> Tensor | list[Tensor]:
+def as_faces(images: FaceInput) -> Tensor | list[Tensor]:
     """Turn faces as people hold them into what the networks take: channels first.
 
     Args:

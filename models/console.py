@@ -7,14 +7,15 @@ from pathlib import Path
 
 
 @contextmanager
-def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
+def one_line_errors(interrupted: str = "interrupted", command: str | None = None) -> Iterator[None]:
     """End a command with one line, and exit code 1, where the user can mend what is wrong; print any file's name.
 
     Args:
         interrupted: what Ctrl-C has left behind, in a few words.
+        command: what the user called; default the script's file.
     """
     speak_any_name()
-    script = Path(sys.argv[0]).name
+    script = command or Path(sys.argv[0]).name
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:

@@ -7,7 +7,6 @@ positive semi-definite with unit diagonal and det(S) lies in [0, 1].
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 MEASURES = ("det", "logdet", "direct", "none")
 DEAD, SATURATED = 1e-3, 0.999
@@ -41,40 +40,23 @@ def similarity_matrix(
         x = x.reshape(*x.shape[:2], -1)  # (B, N, C)
         if normalize:
             x = nn.functional.normalize(x, dim=-1)
-        similarity = _MeanKernel.apply(x, gamma)
-        return similarity - torch.eye(len(x), dtype=x.dtype, device=x.device) if zero_diagonal else similarity
-
-
-class _MeanKernel(torch.autograd.Function):
-    """Similarity (B, B) of features (B, N, C), as in `similarity_matrix`, and its gradient in closed form.
-
-    Recorded operation by operation the gradient takes twice as long: what is computed is smaller than what it takes to
-    call it.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, gamma: float | str) -> Tensor:
         x = (x - x.mean(dim=0)).transpose(0, 1)  # (N, B, C); distances stay, subtracting large norms loses no digits
         gram = x @ x.mT  # (N, B, B)
         norms = gram.diagonal(dim1=1, dim2=2)  # (N, B)
-        distances = (norms[:, :, None] + norms[:, None, :]).sub_(gram, alpha=2).clamp_min_(0)  # squared; 0 to itself
+        distances = (norms[:, :, None] + norms[:, None, :] - 2 * gram).clamp_min(0)  # squared
         if gamma == "median":
-            B = x.shape[1]
-            row, column = torch.triu_indices(B, B, offset=1, device=x.device)
-            median = distances[:, row, column].median() if B > 1 else distances.new_ones(())
-            gamma = 1 / median.clamp_min(torch.finfo(x.dtype).tiny)
-        kernel = distances.mul_(-gamma).exp_()
-        ctx.gamma = gamma
-        ctx.save_for_backward(x, kernel)
-        return kernel.mean(dim=0)
+            gamma = _one_over_median(distances.detach())
+        similarity = torch.exp(-gamma * distances).mean(dim=0)
+        return similarity - torch.eye(len(similarity), dtype=x.dtype, device=x.device) if zero_diagonal else similarity
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        x, kernel = ctx.saved_tensors
-        weights = kernel * ((gradient + gradient.mT) * (-2 * ctx.gamma / len(x)))  # of x_i - x_j in the gradient of x_i
-        laplacian = weights.sum(dim=2).diag_embed() - weights  # (N, B, B)
-        return (laplacian @ x).transpose(0, 1), None
+
+def _one_over_median(distances: Tensor) -> Tensor:
+    """Return 1 over the median distance between two branches, of squared distances (N, B, B)."""
+    B = distances.shape[1]
+    if B == 1:
+        return distances.new_ones(())
+    row, column = torch.triu_indices(B, B, offset=1, device=distances.device)
+    return 1 / distances[:, row, column].median().clamp_min(torch.finfo(distances.dtype).tiny)
 
 
 def mean_off_diagonal(similarity: Tensor) -> Tensor:

@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.cbam import CBAM, AttendedFeatures
-from models.classifier import ExpressionClassifier, default_labels
+from models.classifier import ExpressionClassifier, HeatMapSource, default_labels
+
+SMALLEST_MAP = (
+    6  # positions along a side of a heat map, as the last map has at 96 pixels; fewer say little about places
+)
 
 
 class ESROutput(NamedTuple):
@@ -51,15 +55,25 @@ class ConvolutionBlock(nn.Module):
             setattr(self, f"bn{layer}", nn.BatchNorm2d(channels[layer]))
             if attention:
                 setattr(self, f"cbam{layer}", CBAM(channels[layer]))
+            setattr(self, f"out{layer}", nn.Identity())  # where heat maps are taken
+
+    def shrink(self, layer: int, side: int = 0) -> tuple[int, float, int]:
+        """Return what a block makes of a map: its side, where its first position is, and how far apart positions are.
+
+        Both are counted in positions of the map before; `side` is that map's number of positions along a side.
+        """
+        convolution = getattr(self, f"conv{layer}")
+        lost, padding = convolution.kernel_size[0] - 1, convolution.padding[0]
+        side, offset = side - lost + 2 * padding, lost / 2 - padding
+        return (side // 2, offset + 0.5, 2) if layer in self.pooled else (side, offset, 1)
 
     def block(self, features: Tensor, layer: int) -> AttendedFeatures:
         """Apply convolution number `layer` (1 to 4) and what follows it; the maps are None without attention."""
         features = F.relu(getattr(self, f"bn{layer}")(getattr(self, f"conv{layer}")(features)))
         if layer in self.pooled:
             features = F.max_pool2d(features, 2)
-        if self.attention:
-            return getattr(self, f"cbam{layer}")(features)
-        return AttendedFeatures(features, None, None)
+        attended = getattr(self, f"cbam{layer}")(features) if self.attention else AttendedFeatures(features, None, None)
+        return attended._replace(features=getattr(self, f"out{layer}")(attended.features))
 
 
 class Base(ConvolutionBlock):
@@ -139,6 +153,46 @@ class ESR(ExpressionClassifier):
         self.base = Base(attention)
         self.branches = nn.ModuleList(Branch(len(labels), attention, affect) for _ in range(num_branches))
 
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """The numbers of the branches."""
+        return tuple(str(number) for number in range(1, len(self.branches) + 1))
+
+    @property
+    def compared_parts(self) -> tuple[str, ...]:
+        """The numbers of the branches, where they have attention to compare."""
+        return self.branch_names if self.arguments["attention"] else ()
+
+    def compared_features(self, outputs: ESROutput | ESRAffectOutput) -> dict[str, Tensor]:
+        """Return the last attention of the branches, in space (B, N, h, w) and over channels (B, N, 512)."""
+        if outputs.spatial_attention is None:
+            return {}
+        return {"spatial": outputs.spatial_attention, "channel": outputs.channel_attention}
+
+    @torch.no_grad()
+    def heat_map_sources(self, faces: Tensor) -> list[HeatMapSource]:
+        """Return the deepest block of every branch whose map has `SMALLEST_MAP` positions along its sides, or more."""
+        shared = self.base(self.normalize(faces))
+        side, first, stride = self.image_size, 0.0, 1
+        blocks = [(part, number) for part in (self.base, self.branches[0]) for number in (1, 2, 3, 4)]
+        for part, number in blocks:
+            side, offset, factor = part.shrink(number, side)
+            if part is self.branches[0] and number > 1 and side < SMALLEST_MAP:
+                break
+            first, stride, layer = first + stride * offset, stride * factor, number
+        return [
+            HeatMapSource(
+                branch=f"branch {name}",
+                weight=1 / len(self.branches),
+                inputs=shared,
+                scores=lambda shared, branch=branch: branch(shared).logits,
+                layers=[[branch.get_submodule(f"out{layer}")]],
+                first=first,
+                stride=stride,
+            )
+            for name, branch in zip(self.branch_names, self.branches, strict=True)
+        ]
+
     @staticmethod
     def check_image_size(image_size: int) -> None:
         """Raise ValueError for a size, in pixels, whose maps would vanish."""
@@ -159,7 +213,7 @@ class ESR(ExpressionClassifier):
         )
         return ESRAffectOutput(logits, spatial, channel, affect)
 
-    def regions(self) -> list[nn.Module]:
+    def compiled_parts(self) -> list[nn.Module]:
         """Return base and branches: what is compiled for the first branch serves all that are added."""
         return [self.base, *self.branches]
 

@@ -30,6 +30,7 @@ from models.classifier import ExpressionClassifier, default_labels
 from models.console import one_line_errors
 from models.esr import ESR
 from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, check_version, halve, load_model, read_tensors
+from models.writing import replacing, write_atomically
 
 TOLERANCE = 1e-4  # how far ONNX Runtime and PyTorch may be apart, in probabilities, logits and affect
 CHECKED_BATCHES = (1, 5)  # faces at a time in the comparison
@@ -94,8 +95,7 @@ def export_onnx(
         )
     program.model.metadata_props.update(_metadata(model, input_type))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        unchecked = Path(folder) / path.name
+    with replacing(path) as unchecked:
         program.save(unchecked, external_data=False)
         difference = largest_difference(network, unchecked)
         if not difference <= TOLERANCE:  # also where it is not a number
@@ -104,7 +104,6 @@ def export_onnx(
                 f"random pictures, more than {TOLERANCE:g}; {path} was not written. Try other versions of torch, "
                 "onnxscript or onnxruntime"
             )
-        unchecked.replace(path)
     return difference
 
 
@@ -146,9 +145,7 @@ def export_half(checkpoint: str | Path, path: str | Path) -> None:
         raise ExportError(f"{checkpoint} holds published weights; --half takes a checkpoint that this project wrote")
     check_version(content, checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        torch.save(halve(content), Path(folder) / path.name)
-        (Path(folder) / path.name).replace(path)
+    write_atomically(path, lambda temporary: torch.save(halve(content), temporary))
 
 
 def random_pictures(number: int, size: int) -> Tensor:
@@ -314,5 +311,5 @@ def main(export: Export) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(command="models.export"):
         main(tyro.cli(Export))

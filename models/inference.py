@@ -43,6 +43,6 @@ def optimize_for_inference(
     optimized.to(**layout)
     optimized.input_mean, optimized.input_std = mean, std  # pictures are normalised in float32
     if compile:
-        for region in optimized.regions():
+        for region in optimized.compiled_parts():
             region.compile(dynamic=False)
     return optimized

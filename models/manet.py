@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.cbam import CBAM
-from models.classifier import ExpressionClassifier, default_labels
+from models.classifier import ExpressionClassifier, HeatMapSource, default_labels
 
 MULTISCALE_ORDERS = ("released", "reversed")
 
@@ -25,6 +25,16 @@ class MANetOutput(NamedTuple):
     global_logits: Tensor
     local_features: Tensor
     global_features: Tensor
+
+    @property
+    def spatial(self) -> Tensor:
+        """The patches' features in space, the mean over channels: (4, N, h, w)."""
+        return self.local_features.mean(dim=2)
+
+    @property
+    def channel(self) -> Tensor:
+        """The patches' features by channel, the mean over space: (4, N, 512)."""
+        return self.local_features.mean(dim=(3, 4))
 
 
 def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
@@ -180,6 +190,30 @@ class MANet(ExpressionClassifier):
         self.layer4_2 = make_stage(multiscale, 256, 512, stride=2)
         self.fc_1 = nn.Linear(512, len(labels))
         self.fc_2 = nn.Linear(512, len(labels))
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """The local and the global branch."""
+        return ("local", "global")
+
+    @property
+    def compared_parts(self) -> tuple[str, ...]:
+        """The four patches."""
+        return ("top left", "top right", "bottom left", "bottom right")
+
+    def compared_features(self, outputs: MANetOutput) -> dict[str, Tensor]:
+        """Return the patches' features in space (4, N, h, w) and by channel (4, N, 512)."""
+        return {"spatial": outputs.spatial, "channel": outputs.channel}
+
+    def heat_map_sources(self, faces: Tensor) -> list[HeatMapSource]:
+        """Return the last stage of the four patches, put together again, and that of the global branch."""
+        patches = [self.get_submodule(f"layer4_1_p{number}") for number in (1, 2, 3, 4)]
+        return [
+            HeatMapSource(
+                "local", self.beta, faces, lambda images: self(images).local_logits, [patches[:2], patches[2:]]
+            ),
+            HeatMapSource("global", 1 - self.beta, faces, lambda images: self(images).global_logits, [[self.layer4_2]]),
+        ]
 
     @staticmethod
     def check_image_size(image_size: int) -> None:

@@ -13,11 +13,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import esr_ferplus
-from utils import ucheckpoint, utrain
+from utils import ucheckpoint, upipeline
 
 point, data, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 calls = dict.fromkeys(("epoch", "save", "stages"), 0)
-save, load_best, resize = torch.save, ucheckpoint.Run.load_best, utrain.resize
+save, load_best, resize = torch.save, ucheckpoint.Run.load_best, upipeline.resize
 
 
 def die() -> None:
@@ -49,7 +49,7 @@ def killing_load_best(*arguments):
     return load_best(*arguments)
 
 
-torch.save, utrain.resize, ucheckpoint.Run.load_best = killing_save, killing_resize, killing_load_best
+torch.save, upipeline.resize, ucheckpoint.Run.load_best = killing_save, killing_resize, killing_load_best
 esr_ferplus.main(
     esr_ferplus.Experiment(
         base_path_to_dataset=data,

@@ -16,10 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import esr_ferplus
 from models.diversity import DiversityLoss
 from models.esr import ESR
+from utils.ucheckpoint import Run
 from utils.udata import FERPlus
 from utils.uhardware import choose_hardware
-from utils.upipeline import make_loader
-from utils.utrain import predict_dataset, train_epoch, validate
+from utils.upipeline import FaceLoader
+from utils.utrain import Epoch, Stage, accuracy, predict_dataset, validate
 
 what, data, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 
@@ -30,39 +31,37 @@ def steps() -> None:
     model = ESR(2, image_size=64)
     faces = FERPlus(data, "train")
     nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)
-    validation = make_loader(FERPlus(data, "valid"), 64, 5, shuffle=False, hardware=hardware)
+    validation = FaceLoader(FERPlus(data, "valid"), 64, 5, shuffle=False, hardware=hardware)
     start = [parameter.detach().clone() for parameter in model.parameters()]
     before = validate(model, validation, hardware)
-    train = make_loader(faces, 64, 7, shuffle=True, hardware=hardware)
+    train = FaceLoader(faces, 64, 7, shuffle=True, hardware=hardware)
     step_model = hardware.prepare(model, steps=1)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     diversity = {"spatial": DiversityLoss("logdet", 10.0, normalize=True), "channel": DiversityLoss("det", "median")}
     losses = []
 
-    def objective(outputs, targets):
-        terms = {
-            "cross_entropy": sum(F.cross_entropy(logits, targets) for logits in outputs.logits),
-            "spatial": diversity["spatial"](outputs.spatial_attention),
-            "channel": diversity["channel"](outputs.channel_attention),
-        }
-        losses.append(sum(terms.values()).item())
-        return terms
-
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10**6)
+    run = Run(output.with_suffix(""), {}, writes=hardware.is_main)
+    stage = Stage(run, 1, model, optimizer, scheduler, hardware)
     means = []
     while len(losses) < 20:
-        means.append(
-            train_epoch(
-                model,
-                train,
-                step_model=step_model,
-                augment=nn.Identity(),
-                objective=objective,
-                diversity=diversity,
-                optimizer=optimizer,
-                hardware=hardware,
-                description="steps",
-            )
-        )
+        epoch = Epoch(stage, len(means) + 1, 0)
+        model.train()
+        for batch in epoch.batches(train):
+            outputs = hardware.forward(step_model, batch.images, batch)
+            terms = {
+                "cross_entropy": sum(F.cross_entropy(logits, batch.targets) for logits in outputs.logits),
+                "spatial": diversity["spatial"](outputs.spatial_attention),
+                "channel": diversity["channel"](outputs.channel_attention),
+            }
+            loss = sum(terms.values())
+            losses.append(loss.item())
+            optimizer.zero_grad(set_to_none=True)
+            hardware.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            epoch.record(batch, loss, terms, diversity, accuracy=accuracy(model, outputs, batch.targets))
+        means.append({name: v for name, v in epoch.row.items() if name.startswith(("train_", "similarity_"))})
     found = predict_dataset(model, validation, hardware)
     if hardware.is_main:
         moved = [(now - before).norm().item() for now, before in zip(model.parameters(), start, strict=True)]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import ucheck
-from utils.ucheck import DATASETS, Finding, check, command, orders
+from utils.evaluation import check as checking
+from utils.evaluation.check import DATASETS, Finding, check, command, orders
 from utils.udata import EMOTIONS, RAFDB_TO_EMOTIONS, FERPlus, read_image
 from utils.udemosets import write_affectnet, write_affectnet_raw, write_fer_plus, write_rafdb
 
@@ -122,7 +122,7 @@ class Oracle:
 def test_a_network_tells_labels_of_another_order_and_rows_that_moved(spoiled, monkeypatch):
     root, table = spoiled / "ferplus", spoiled / "ferplus/Labels/FER2013Train/label.csv"
     oracle = Oracle(FERPlus(root, "train"))
-    monkeypatch.setattr(ucheck, "load_model", lambda path: oracle)
+    monkeypatch.setattr(checking, "load_model", lambda path: oracle)
     train = lambda: [e for e in errors(check("ferplus", root, Path("oracle.pt"))) if e.startswith("train")]  # noqa: E731
     assert train() == []
     rows = [line.split(",") for line in table.read_text().splitlines()]  # name, box in four cells, ten votes
@@ -145,7 +145,7 @@ def test_a_network_tells_labels_of_another_order_and_rows_that_moved(spoiled, mo
 
 def test_a_handful_of_faces_is_too_few_for_a_verdict(drawn, monkeypatch):
     ignorant = Oracle(FERPlus(drawn / "ferplus", "train").subset([]))
-    monkeypatch.setattr(ucheck, "load_model", lambda path: ignorant)
+    monkeypatch.setattr(checking, "load_model", lambda path: ignorant)
     found = errors(check("affectnet", drawn / "affectnet", Path("ignorant.pt")))  # two faces of each class unlabeled
     assert not [error for error in found if error.startswith("unlabeled")]
     assert [error.split(":")[0] for error in found if "no better than chance" in error] == ["train", "validation"]

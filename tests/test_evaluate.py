@@ -20,12 +20,25 @@ from models import CheckpointError
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import describe_model
-from utils.ubranches import diversified, measure_disagreement, watch_features
-from utils.ucomparison import check_seeds
-from utils.udata import DatasetError, FaceDataset, FERPlus
+from utils.evaluation.branches import measure_disagreement, watch_features
+from utils.evaluation.comparison import check_seeds
+from utils.evaluation.evaluation import (
+    Provenance,
+    Selection,
+    choose_folders,
+    evaluate_model,
+    find_mistakes,
+    name_checkpoints,
+    read_provenance,
+)
+from utils.evaluation.page import list_warnings
+from utils.evaluation.subset import ScoredFaces, select_faces
+from utils.ucheckpoint import Run
+from utils.udata import RAFDB, AffectNet, DatasetError, FaceDataset, FERPlus
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
-from utils.uevaluation import Provenance, choose_folders, find_mistakes, name_checkpoints, read_provenance
-from utils.usubset import select_faces
+from utils.uhardware import choose_hardware
+from utils.upipeline import FaceLoader
+from utils.ureport import report
 from utils.utrain import Predictions
 
 PICTURES = {"confusion_matrix.png", "reliability.png", "classes.png", "mistakes.png"}
@@ -278,7 +291,7 @@ def test_what_stops_an_evaluation(place, task, tmp_path):
 
 
 def test_similarity_is_that_of_the_features_of_a_sample(monkeypatch):
-    monkeypatch.setattr("utils.ubranches.SAMPLE", 4)
+    monkeypatch.setattr("utils.evaluation.branches.SAMPLE", 4)
     torch.manual_seed(0)
     model, images = MANet(7, image_size=32).eval(), torch.rand(7, 3, 32, 32)
     with watch_features(model, 7) as sample, torch.no_grad():
@@ -296,18 +309,14 @@ def test_similarity_is_that_of_the_features_of_a_sample(monkeypatch):
             for j in range(4):
                 expected = torch.exp(-squared[i][j] / pairs.median()).mean().item()
                 assert found.matrices[name][i, j].item() == pytest.approx(expected, abs=1e-3)
-    assert sample.names.branches == ("local", "global")
+    assert model.branch_names == ("local", "global")
 
 
 def test_networks_without_features_to_compare():
-    class Other:
-        pass
-
-    assert diversified(Other()).features == {}
     plain = ESR(2, image_size=60, attention=False).eval()
     with watch_features(plain, 2) as sample, torch.no_grad():
         plain(torch.rand(2, 3, 60, 60))
-    assert sample.similarity is None and sample.names.branches == ("1", "2")
+    assert sample.similarity is None and plain.branch_names == ("1", "2")
 
 
 def test_disagreement_is_that_of_a_loop():
@@ -350,12 +359,51 @@ def test_what_a_checkpoint_says_of_its_origin(tmp_path):
     path = save(ESR(1, image_size=60, attention=False), tmp_path / "best.pt", seed=3)
     assert read_provenance(path).seed == 3 and read_provenance(path).selected_on is None
     found = {"stage": 1, "epoch": 3, "num_epochs": 5, "validation_accuracy": 0.25}
-    (tmp_path / "metrics.json").write_text(json.dumps({"found": found, "selected_on": "FER+ valid"}))
-    assert read_provenance(path).selected_on == "FER+ valid"
+    chosen_by = Selection("FER+", "valid", "FER+ valid")
+    (tmp_path / "metrics.json").write_text(json.dumps({"found": found, "selected_on": chosen_by._asdict()}))
+    assert read_provenance(path).selected_on == chosen_by and read_provenance(path).selection == "FER+ valid"
     assert read_provenance(path).found == "stage 1, epoch 3 of 5, 25.00% when it was selected"
-    (tmp_path / "metrics.json").write_text(json.dumps({"found": found | {"epoch": 4}, "selected_on": "FER+ valid"}))
+    other = {"found": found | {"epoch": 4}, "selected_on": chosen_by._asdict()}
+    (tmp_path / "metrics.json").write_text(json.dumps(other))
     assert read_provenance(path).selected_on is None, "that is the result of other weights"
     assert read_provenance(tmp_path) == Provenance({}, {}, None), "a folder of published weights"
+
+
+SPLITS = {  # of each data set: training, and the other one that a run may select on and report
+    "affectnet": (AffectNet, "train", "validation"),
+    "ferplus": (FERPlus, "valid", "test"),
+    "rafdb": (RAFDB, "train", "test"),
+}
+
+
+@pytest.mark.parametrize("dataset", SPLITS)
+@pytest.mark.parametrize("selected_on_reported", [True, False])
+def test_the_report_warns_of_faces_that_were_selected_on(dataset, selected_on_reported, tmp_path, capsys):
+    """A run as the scripts end it, scored on both splits: the warning is there for the faces it selected on, alone."""
+    write = {"affectnet": write_affectnet, "ferplus": write_fer_plus, "rafdb": write_rafdb}[dataset]
+    root = write(tmp_path / dataset, images_per_class=2)
+    read, first, second = SPLITS[dataset]
+    test, other = read(root, second), read(root, first)
+    chosen_by = test if selected_on_reported else other.subset(range(4), split=first if first == "valid" else "holdout")
+    hardware = choose_hardware("cpu", "float32", "off")
+    model = ESR(1, labels=test.class_names, image_size=60, attention=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = Run(tmp_path / "run", {"seed": 0})
+    run.begin_stage(1, model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
+    run.save_best(model, stage=1, epoch=0, num_epochs=1)
+    loaders = [FaceLoader(faces, 60, hardware=hardware) for faces in (test, chosen_by)]
+    report(run, *loaders, hardware, seed=0)
+    assert (" itself, seed 0)" in capsys.readouterr().out) == selected_on_reported
+    provenance = read_provenance(run.best_path)
+    assert provenance.selected_on == Selection(chosen_by.source, chosen_by.split, chosen_by.name)
+    scored = evaluate_model(model, run.best_path, "run", provenance, loaders[0], hardware, 0)
+    warned = [
+        text for text in list_warnings(scored, ScoredFaces(test, test.split, "", None, root)) if "these very" in text
+    ]
+    assert len(warned) == selected_on_reported
+    if not selected_on_reported:
+        chosen = ScoredFaces(chosen_by, chosen_by.split, "", None, root)
+        assert any("these very faces" in text for text in list_warnings(scored, chosen))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

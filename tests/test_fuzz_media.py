@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import upicture
-from utils.umedia import VideoFile, read_media
-from utils.upicture import MediaError, decode
+from utils.media import picture as opening
+from utils.media.media import VideoFile, read_media
+from utils.media.picture import MediaError, decode
 
 MUTATIONS = int(os.environ.get("FER_FUZZ", "400"))
 SEED = int(os.environ.get("FER_FUZZ_SEED", "0"))
@@ -63,7 +63,7 @@ def valid_pictures() -> dict[str, bytes]:
         "ppm": (rgb, "PPM", {}),
         "png 16": (Image.fromarray(np.array(grey).astype(np.uint16) * 257), "PNG", {}),
     }
-    if "AVIF" in upicture.FORMATS:
+    if "AVIF" in opening.FORMATS:
         kinds["avif"] = (rgba, "AVIF", {})
     contents = {}
     for kind, (image, form, options) in kinds.items():
@@ -107,7 +107,7 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
 
 
 def test_damaged_pictures(monkeypatch):
-    monkeypatch.setattr(upicture, "MAX_PIXELS", PIXELS)
+    monkeypatch.setattr(opening, "MAX_PIXELS", PIXELS)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PIXELS // 2)
     pictures = valid_pictures()
     outcomes: Counter[str] = Counter()

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.evaluation.subset import select_faces
+from utils.preparing.ferplus import FER_VOTES
 from utils.udata import (
     RAFDB,
     AffectNet,
@@ -22,8 +24,6 @@ from utils.udata import (
     pre_process_fer_plus,
     read_votes,
 )
-from utils.uferplus import FER_VOTES
-from utils.usubset import select_faces
 
 ATTEMPTS, FIRST = int(os.environ.get("FER_FUZZ", "300")), int(os.environ.get("FER_FUZZ_FROM", "0"))
 ROWS = 6

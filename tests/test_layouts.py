@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.preparing.folder import list_files
 from utils.udata import RAFDB, AffectNet, DatasetError, FERPlus, stratified_holdout
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
-from utils.ufolder import list_files
 
 
 @pytest.fixture(scope="module")

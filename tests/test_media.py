@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import uvideo
-from utils.ucontainer import examine_container
-from utils.ucrop import crop_face
+from utils.media import video as decoding
+from utils.media.container import examine_container
+from utils.media.inputs import describe_left_out, find_media, list_media
+from utils.media.media import VideoFile, read_media, read_photo, stream_video
+from utils.media.output import common_folder, plan_places
+from utils.media.picture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
+from utils.preparing.crop import crop_face
 from utils.udata import DatasetError, read_image
-from utils.uinputs import describe_left_out, find_media, list_media
-from utils.umedia import VideoFile, read_media, read_photo, stream_video
-from utils.uoutput import common_folder, plan_places
-from utils.upicture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
 
 SAMPLES = Path(__file__).parent / "samples"
 PHOTO = cv2.resize(  # (60, 80, 3): smooth and colourful
@@ -489,7 +489,7 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
     program, words = WORKERS[kind]
     worker = tmp_path / "worker.py"
     worker.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(uvideo.__file__).parent)!r}); import uvideoworker as w\n"
+        f"import sys; sys.path.insert(0, {str(Path(decoding.__file__).parent)!r}); import videoworker as w\n"
         "decode = w.decode\n"
         "def spoiled(answers, path, *rest):\n"
         "    if 'bad' not in path: return decode(answers, path, *rest)\n"
@@ -503,8 +503,8 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
         "w.decode = spoiled\n"
         "w.main()\n"
     )
-    monkeypatch.setattr(uvideo, "WORKER", [sys.executable, str(worker)])
-    monkeypatch.setattr(uvideo, "PATIENCE", 5.0 if kind in ("hang", "endless") else 30.0)
+    monkeypatch.setattr(decoding, "WORKER", [sys.executable, str(worker)])
+    monkeypatch.setattr(decoding, "PATIENCE", 5.0 if kind in ("hang", "endless") else 30.0)
     for name in ("bad.mp4", "good.mp4"):
         write_video(tmp_path / name)
     began = time.monotonic()
@@ -519,12 +519,12 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
 def test_a_killed_program_leaves_no_memory(tmp_path):
     path = write_video(tmp_path / "v.mp4", 50)
     program = (
-        "import sys, time; from pathlib import Path; from utils.uvideo import Decoder; decoder = Decoder();"
+        "import sys, time; from pathlib import Path; from utils.media.video import Decoder; decoder = Decoder();"
         "next(decoder.pictures(Path(sys.argv[1]))) is None; pictures = decoder.pictures(Path(sys.argv[1]));"
         "next(pictures); print(decoder.folder, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(uvideo.__file__).parents[1])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(decoding.__file__).parents[2])
     folder = Path(process.stdout.readline().strip())
     assert folder.is_dir()
     process.kill()
@@ -545,7 +545,7 @@ def test_numbers_of_a_damaged_container_end_nothing(tmp_path):
 def test_a_damaged_video_costs_no_new_process(tmp_path):
     path = write_video(tmp_path / "v.mp4")
     (tmp_path / "bad.mp4").write_bytes(path.read_bytes()[:600])
-    with uvideo.Decoder() as decoder:
+    with decoding.Decoder() as decoder:
         assert len(list(decoder.pictures(path))) == 6
         process = decoder.process
         with pytest.raises(MediaError, match=r"bad\.mp4 \(600 bytes\) cannot be opened"):
@@ -555,23 +555,23 @@ def test_a_damaged_video_costs_no_new_process(tmp_path):
 
 def test_a_decoder_that_does_not_start_is_one_error(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4")
-    monkeypatch.setattr(uvideo, "WORKER", [str(tmp_path / "no_python")])
+    monkeypatch.setattr(decoding, "WORKER", [str(tmp_path / "no_python")])
     assert "does not start" in outcome(path)[1]
-    monkeypatch.setattr(uvideo, "WORKER", [sys.executable, "-c", "import no_such_module"])
+    monkeypatch.setattr(decoding, "WORKER", [sys.executable, "-c", "import no_such_module"])
     assert "exit code 1" in outcome(path)[1]
 
 
 def test_pictures_go_through_the_pipe_where_no_memory_can_be_shared(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4", 12)
     expected = [frame.picture for frame in stream_video(path)]
-    monkeypatch.setattr(uvideo, "_shared_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(decoding, "_shared_folder", lambda: tmp_path / "nowhere")
     found = [frame.picture for frame in stream_video(path)]
     assert len(found) == 12 and all(map(np.array_equal, found, expected))
 
 
 def test_a_video_that_is_left_early_leaves_no_process_and_no_memory(tmp_path):
     path = write_video(tmp_path / "v.mp4", 50)
-    decoder = uvideo.Decoder()
+    decoder = decoding.Decoder()
     pictures = decoder.pictures(path)
     next(pictures)
     process, folder = decoder.process, decoder.folder
@@ -598,7 +598,7 @@ def test_ctrl_c_is_the_program_s_to_answer(tmp_path):
     if sys.platform == "win32":
         pytest.skip("its signals are others")
     path = write_video(tmp_path / "v.mp4", 20)
-    decoder = uvideo.Decoder()
+    decoder = decoding.Decoder()
     pictures = decoder.pictures(path)
     next(pictures)
     decoder.process.send_signal(signal.SIGINT)
@@ -608,7 +608,7 @@ def test_ctrl_c_is_the_program_s_to_answer(tmp_path):
 
 def test_the_worker_imports_little():
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(uvideo.__file__).parent)!r}); import uvideoworker, cv2, numpy;"
+        f"import sys; sys.path.insert(0, {str(Path(decoding.__file__).parent)!r}); import videoworker, cv2, numpy;"
         "print(sorted({'torch', 'PIL', 'utils', 'models'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")

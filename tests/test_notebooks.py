@@ -110,7 +110,7 @@ def test_preprocess_affectnet(tmp_path, monkeypatch):
     # the table shows the counts of the annotations that were drawn
     drawn = {
         name: Counter(int(row["expression"]) for row in csv.DictReader(file.read_text().splitlines()))
-        for name, file in ((n, root / "data/drawn/affectnet_raw" / f"{n}.csv") for n in ("training", "validation"))
+        for name, file in ((n, root / "data/synthetic/affectnet_raw" / f"{n}.csv") for n in ("training", "validation"))
     }
     table = next(o.data["text/markdown"] for o in outputs["counts"] if "text/markdown" in o.get("data", {}))
     cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]

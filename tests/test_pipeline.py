@@ -13,7 +13,7 @@ import torch
 from utils.udata import AffectNet, DatasetError, FERPlus
 from utils.udemosets import write_affectnet, write_fer_plus
 from utils.uhardware import Hardware
-from utils.upipeline import FaceImages, SharedBatches, make_loader
+from utils.upipeline import FaceImages, FaceLoader, SharedBatches
 
 CPU = torch.device("cpu")
 
@@ -83,7 +83,7 @@ def test_two_runs_with_other_faces_do_not_share_a_cache(tmp_path):
 def test_a_streamed_epoch_is_the_same_after_a_new_start(tmp_path):
     """The draws of an epoch follow from the random state at its beginning, also of the workers that decode."""
     folder_of_pictures(tmp_path, 8)
-    loader = lambda: make_loader(AffectNet(tmp_path, "validation"), 20, 3, shuffle=True, cache="none", num_workers=2)  # noqa: E731
+    loader = lambda: FaceLoader(AffectNet(tmp_path, "validation"), 20, 3, shuffle=True, cache="none", num_workers=2)  # noqa: E731
     torch.manual_seed(0)
     whole = loader()
     first = [batch.indices.tolist() for batch in whole]
@@ -100,7 +100,7 @@ def test_unreadable_pictures_are_counted_and_named_and_leave_no_cache(tmp_path):
         (folder / f"{index:07d}_{index % 8}_0_0.jpg").write_bytes(b"")
     dataset = AffectNet(tmp_path, "validation")
     with pytest.raises(DatasetError, match=r"2 of 12 pictures .*0000004_4_0_0\.jpg \(0 bytes\)"):
-        make_loader(dataset, 8, 4, shuffle=False, cache_folder=tmp_path / "cache")
+        FaceLoader(dataset, 8, 4, shuffle=False, cache_folder=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.npy"))
 
 
@@ -131,9 +131,9 @@ def test_every_face_comes_once_and_the_order_follows_the_random_state(faces):
     orders = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        orders.append(torch.cat([batch.indices for batch in make_loader(faces, 48, 5, shuffle=True)]).tolist())
+        orders.append(torch.cat([batch.indices for batch in FaceLoader(faces, 48, 5, shuffle=True)]).tolist())
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(32))
-    streamed = make_loader(faces, 48, 5, shuffle=False, cache="none", num_workers=1)
+    streamed = FaceLoader(faces, 48, 5, shuffle=False, cache="none", num_workers=1)
     assert torch.cat([batch.indices for batch in streamed]).tolist() == list(range(32))
 
 
@@ -153,7 +153,7 @@ def test_processes_share_the_batches_of_one(processes, num_faces):
     assert sorted(index for batch in whole for index in batch) == list(range(num_faces))
     assert [sum(share) for share in shares] == [len(batch) for batch in whole]
     assert all(min(share) >= 1 and max(share) - min(share) <= 1 for share in shares)
-    assert all(len(batch) == 8 for batch in whole[:-1]) and len(whole[-1]) < 8 + processes
+    assert all(len(batch) == 8 for batch in whole[:-1]) and len(whole[-1]) < 8 + max(2, processes)
 
 
 def test_too_many_processes_are_refused():
@@ -165,7 +165,7 @@ def test_labels_of_a_batch(tmp_path):
     root = write_fer_plus(tmp_path / "ferplus", images_per_class=4, validation_per_class=1, test_per_class=1)
     for rule in FERPlus.RULES:
         dataset = FERPlus(root, "train", rule)
-        targets = next(iter(make_loader(dataset, 48, 16, shuffle=False))).targets
+        targets = next(iter(FaceLoader(dataset, 48, 16, shuffle=False))).targets
         assert targets.shape == ((16,) if rule in ("majority", "probability") else (16, 8))
         if rule == "probability":
             possible = dataset.labels[np.arange(16), targets.numpy()]

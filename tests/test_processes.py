@@ -55,7 +55,16 @@ def test_a_script_runs_in_two_processes_and_continues_in_one(data, tmp_path):
     assert len(lines) == 1, "one process speaks"
     folder = tmp_path / "run"
     written = {path.name for path in folder.iterdir()}
-    assert written == {"best.pt", "last.pt", "history.csv", "metrics.json", "curves.png", "confusion_matrix.png"}
+    names = (
+        "best.pt",
+        "last.pt",
+        "history.csv",
+        "metrics.json",
+        "variables.json",
+        "curves.png",
+        "confusion_matrix.png",
+    )
+    assert written == set(names)
     assert len(load_model(folder / "best.pt").branches) == 2
     finished = start(1, "script", data, tmp_path, 1)
     assert "continue" in finished.stdout and finished.stdout.splitlines()[-1] == lines[0]
@@ -70,7 +79,7 @@ def test_compiled_parts_compute_what_the_network_does():
     hardware = choose_hardware("cpu", "float32", "on", "channels_last")
     compiled = hardware.prepare(model, steps=1)
     found = compiled(images.contiguous(memory_format=hardware.memory_format)).logits
-    assert all(part._compiled_call_impl is not None for part in model.regions())
+    assert all(part._compiled_call_impl is not None for part in model.compiled_parts())
     torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
-    with hardware.compiled_for(full_batch=False):
+    with hardware.computing():
         assert compiled(images[:3]).logits.shape == (2, 3, 8)

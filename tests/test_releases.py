@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.evaluation.subset import select_faces
+from utils.preparing.ferplus import FER_VOTES
 from utils.udata import AffectNet, DatasetError, FaceDataset, FERPlus, pre_process_affect_net, pre_process_fer_plus
 from utils.udemosets import write_affectnet_raw
-from utils.uferplus import FER_VOTES
-from utils.usubset import select_faces
 
 
 @pytest.fixture(scope="module")

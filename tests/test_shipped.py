@@ -1,7 +1,6 @@
 """The network that ships: what it is, what it says of a photograph from a fresh clone, and the README's own lines."""
 
 import csv
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,9 @@ from models import load_model
 from models.classifier import EMOTIONS
 from models.weights import SHIPPED, read_tensors
 from utils.udata import FERPlus
-from utils.udemo import Face, draw_face, draw_photograph
+from utils.udemo import Face, draw_photograph
 from utils.uhardware import choose_hardware
-from utils.upipeline import make_loader
+from utils.upipeline import FaceLoader
 from utils.utrain import validate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,7 +40,7 @@ def test_it_is_small_and_says_what_it_is():
 def test_its_accuracy_on_real_faces():
     hardware = choose_hardware("cpu", "float32", "off")
     model = load_model().to(memory_format=hardware.memory_format)
-    found = validate(model, make_loader(FERPlus(REAL_FERPLUS, "valid"), model.image_size, hardware=hardware), hardware)
+    found = validate(model, FaceLoader(FERPlus(REAL_FERPLUS, "valid"), model.image_size, hardware=hardware), hardware)
     assert found["validation_accuracy"] >= 0.855
     measured = read_tensors(SHIPPED)["measured"]["validation_accuracy"]  # in bfloat16, before the weights were halved
     assert found["validation_accuracy"] == pytest.approx(measured, abs=0.003)
@@ -59,16 +58,3 @@ def test_a_photograph_is_labelled_without_naming_anything(tmp_path):
         middle = [int(row[c]) + int(row[size]) / 2 for c, size in (("x", "width"), ("y", "height"))]
         assert any(x < middle[0] < x + w and y < middle[1] < y + h for x, y, w, h in BOXES)
     assert Image.open(tmp_path / "out" / "annotated" / "photo.png").size == (600, 440)
-
-
-def test_the_lines_of_the_readme_run_as_they_are_pasted(tmp_path, monkeypatch, capsys):
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Using a checkpoint from Python")[1].split("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) == 2
-    Image.fromarray(draw_face(1, 3, 0, 90)).save(tmp_path / "face.png")
-    Image.fromarray(draw_photograph(PEOPLE, BOXES, 600, 440, 0, frontal=True).picture).save(tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    exec("\n".join(blocks), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[0] in EMOTIONS and len(lines) == 1 + 5

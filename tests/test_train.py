@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import esr_ferplus
 import evaluate
 from models import CheckpointError, load_model, load_pretrained
-from models.classifier import EMOTIONS, resize
+from models.classifier import EMOTIONS
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import describe_model, read_tensors
@@ -24,8 +24,8 @@ from utils.ucheckpoint import Run
 from utils.udata import FERPlus
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 from utils.uhardware import choose_hardware
-from utils.upipeline import make_loader
-from utils.utrain import refresh_statistics, update_average
+from utils.upipeline import FaceLoader
+from utils.utrain import AveragedWeights
 
 HERE = Path(__file__).parent
 
@@ -67,11 +67,20 @@ def test_every_script_runs_to_its_result(name, drawn, tmp_path, capsys):
     script.main(experiment)
     folder = tmp_path / "tiny"
     written = {path.name for path in folder.iterdir()}
-    assert written == {"best.pt", "last.pt", "history.csv", "metrics.json", "curves.png", "confusion_matrix.png"}
+    names = (
+        "best.pt",
+        "last.pt",
+        "history.csv",
+        "metrics.json",
+        "variables.json",
+        "curves.png",
+        "confusion_matrix.png",
+    )
+    assert written == set(names)
     result = capsys.readouterr().out.splitlines()[-1]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert result.startswith(f"result: {metrics['best']['accuracy']:.2%} accuracy (95 % interval")
-    assert f"n = {metrics['best']['n']}" in result and metrics["selected_on"] in result
+    assert f"n = {metrics['best']['n']}" in result and metrics["selected_on"]["name"] in result
     rows = list(csv.DictReader((folder / "history.csv").open()))
     stages = 2 if name.startswith("esr") else 1
     assert [int(row["stage"]) for row in rows] == list(range(1, stages + 1))
@@ -170,7 +179,7 @@ def test_a_run_of_one_cycle_is_continued_exactly(changes, drawn, tmp_path, monke
         patch.setattr(Run, "save_last", interrupted)
         esr_ferplus.main(experiment)
     assert epochs == [0, 1, 2]
-    with pytest.raises(CheckpointError, match="max_training_epoch was 3 and is 5"):
+    with pytest.raises(CheckpointError, match="its schedule has total steps 12, that of this run 20: neither the len"):
         esr_ferplus.main(replace(experiment, max_training_epoch=5))
     esr_ferplus.main(experiment)
     whole, continued = (read_tensors(tmp_path / name / "last.pt") for name in ("whole", "tiny"))
@@ -183,14 +192,17 @@ def test_a_run_of_one_cycle_is_continued_exactly(changes, drawn, tmp_path, monke
 def test_averaged_weights_are_those_of_the_library():
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 4)
-    ours, library = AveragedModel(model), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ours, library = AveragedWeights(model, 0.9), AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     for _ in range(4):
         with torch.no_grad():
             model.weight.normal_()
-        update_average(ours, model, decay=0.9)
+        ours.update()
         library.update_parameters(model)
-    assert ours.n_averaged == library.n_averaged == 4
-    torch.testing.assert_close(ours.module.weight, library.module.weight)
+    assert ours.average.n_averaged == library.n_averaged == 4
+    torch.testing.assert_close(ours.average.module.weight, library.module.weight)
+    alone = AveragedWeights(model, 0.0)
+    alone.update()
+    assert alone.average is None and alone.network(None, None, None) is model
 
 
 def test_statistics_of_averaged_weights_are_measured_anew(drawn):
@@ -198,13 +210,16 @@ def test_statistics_of_averaged_weights_are_measured_anew(drawn):
     torch.manual_seed(0)
     hardware = choose_hardware("cpu", "float32", "off")
     faces = FERPlus(drawn / "ferplus", "train")
-    loader = make_loader(faces, 60, len(faces), shuffle=True, hardware=hardware)
+    loader = FaceLoader(faces, 60, len(faces), shuffle=True, hardware=hardware)
     model = ESR(1, image_size=60)
     model.base.bn1.running_mean.fill_(99)
-    refresh_statistics(model, loader, torch.nn.Identity(), hardware)
+    average = AveragedWeights(model, 0.9)
+    average.update()
+    model = average.network(loader, torch.nn.Identity(), hardware)
+    assert model is average.average.module
     [batch] = loader
     with torch.no_grad():
-        features = model.base.conv1(model.normalize(resize(batch.images, 60)))
+        features = model.base.conv1(model.normalize(batch.images))
     torch.testing.assert_close(model.base.bn1.running_mean, features.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(model.base.bn1.running_var, features.var(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
 

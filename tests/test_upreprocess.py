@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import ucrop, upreprocess
-from utils.uannotations import BadRow, Box
-from utils.ucrop import crop_face
+from utils.preparing import crop as cropping
+from utils.preparing import preprocess as preprocessing
+from utils.preparing.annotations import BadRow, Box
+from utils.preparing.crop import crop_face
+from utils.preparing.preprocess import pre_process_affect_net, pre_process_fer_plus
 from utils.udemo import draw_photograph
-from utils.upreprocess import pre_process_affect_net, pre_process_fer_plus
 
 HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
 QUADRANTS = {
@@ -128,7 +129,7 @@ def test_reduced_decoding_equals_full_decoding(reduction: int, offset: tuple, mo
     data = encode(textured(side + 41, side + 67, detail=2 * reduction), ".jpg")
     box = Box(offset[0] + 20, offset[1] + 20, side, side + 2)
     used = []
-    monkeypatch.setattr(ucrop, "_decode", lambda d, k, decode=ucrop._decode: used.append(k) or decode(d, k))
+    monkeypatch.setattr(cropping, "_decode", lambda d, k, decode=cropping._decode: used.append(k) or decode(d, k))
     crop = crop_face(data, box, 48).astype(int)
     assert used == [reduction]
     full = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -335,8 +336,8 @@ def test_errors_keep_the_order_of_the_rows_and_few_rows_are_in_flight() -> None:
         time.sleep(0.05 if number % 50 == 0 else 0)  # the oldest is the slowest
         return number
 
-    with upreprocess.ThreadPoolExecutor(4) as executor:
-        for number in upreprocess._in_order(executor, work, jobs(), ahead=12):
+    with preprocessing.ThreadPoolExecutor(4) as executor:
+        for number in preprocessing._in_order(executor, work, jobs(), ahead=12):
             done.append(number)
     assert done == list(range(300))
 
@@ -516,7 +517,7 @@ def test_another_size_or_other_annotations_are_refused(tmp_path: Path) -> None:
 # ---------------------------------------- interruption
 RUN = """
 import sys
-from utils.upreprocess import pre_process_affect_net
+from utils.preparing.preprocess import pre_process_affect_net
 print("begin", flush=True)
 pre_process_affect_net(sys.argv[1], sys.argv[1], sys.argv[2], image_size=64, num_workers=2)
 """
@@ -569,7 +570,7 @@ def test_what_an_interrupted_run_left_is_removed_or_made_again(tmp_path: Path, m
     write(folder / ".errors.csv.partial", b"half")
     (folder / "errors.csv").unlink()
     decoded = []
-    monkeypatch.setattr(ucrop, "_decode", lambda d, k, decode=ucrop._decode: decoded.append(k) or decode(d, k))
+    monkeypatch.setattr(cropping, "_decode", lambda d, k, decode=cropping._decode: decoded.append(k) or decode(d, k))
     result = pre_process_affect_net(raw, raw, tmp_path / "out")
     assert contents(folder) == whole
     assert (result.written, result.already_there, len(decoded)) == (1, 2, 1)

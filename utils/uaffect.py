@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from models.classifier import resize
 from models.esr import ESR
-from utils.ubootstrap import Interval, draw_faces, percentile_interval
-from utils.ucheckpoint import Run, write_json
+from models.writing import write_json
+from utils.ubootstrap import Interval, percentile_interval, resample_faces
+from utils.ucheckpoint import Run
 from utils.uhardware import Hardware
+from utils.upipeline import FaceLoader
+from utils.utrain import show_progress
 
 DIMENSIONS = ("valence", "arousal")
+AFFECT_STAGE = 1000  # number of the stage that trains both, after those of all branches
 MEASURES = {"rmse": "RMSE", "concordance": "concordance", "sign_agreement": "sign agreement"}
 
 
@@ -46,7 +47,9 @@ def compute_affect_metrics(predicted: Tensor, targets: Tensor, seed: int = 0) ->
     """Score valence and arousal, predicted (N, 2) against annotated (N, 2); `seed` is that of the bootstrap."""
     p, t = predicted.double().numpy().T, targets.double().numpy().T  # (2, N)
     values = dict(zip(MEASURES, _measure(p, t), strict=True))
-    drawn = [_measure(p[:, faces], t[:, faces]) for faces in draw_faces(len(targets), seed)] if len(targets) > 1 else []
+    drawn = (
+        [_measure(p[:, faces], t[:, faces]) for faces in resample_faces(len(targets), seed)] if len(targets) > 1 else []
+    )
     draws = [np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True)] or [()] * len(MEASURES)  # (2, D)
     return AffectMetrics(
         len(targets),
@@ -74,23 +77,21 @@ def _measure(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np
 
 
 @torch.inference_mode()
-def predict_affect(model: ESR, loader: DataLoader, hardware: Hardware) -> tuple[Tensor, Tensor]:
+def predict_affect(model: ESR, loader: FaceLoader, hardware: Hardware) -> tuple[Tensor, Tensor]:
     """Return predicted and annotated valence and arousal, (N, 2) each, of faces from `AffectNet.with_affect`."""
     model.eval()
     predicted, targets = [], []
-    progress = tqdm(loader, f"score {loader.dataset.dataset.name}", unit=" batches", leave=False)
-    for number, batch in enumerate(progress):
-        images = resize(hardware.place(batch.images), model.image_size)
-        with hardware.autocast(), hardware.compiled_for(full_batch=False):
-            affect = model(images.contiguous(memory_format=hardware.memory_format)).affect.float().mean(dim=0)
-        shares = loader.batch_sampler.shares(number)
-        predicted.append(hardware.gather(affect, shares))
-        targets.append(hardware.gather(hardware.place(batch.targets), shares))
+    with show_progress(f"score {loader.dataset.name}", len(loader), " batches", hardware) as progress:
+        for batch in loader:
+            predicted.append(hardware.forward(model, batch.images, batch).affect.mean(dim=0))
+            targets.append(batch.targets)
+            progress.update()
     return torch.cat(predicted).cpu(), torch.cat(targets).cpu()
 
 
-def validate_affect(model: ESR, loader: DataLoader, hardware: Hardware) -> dict[str, float]:
-    """Return the errors of both dimensions for `train_stage`, and their negative mean to select by."""
+def validate_affect(model: ESR, loader: FaceLoader, hardware: Hardware) -> dict[str, float]:
+    """Return the errors of both dimensions, and their negative mean to select by."""
+    hardware.share_buffers(model)
     metrics = compute_affect_metrics(*predict_affect(model, loader, hardware))
     errors = {f"validation_rmse_{name}": value for name, value in metrics.rmse.items()}
     return errors | {"validation_score": -sum(errors.values()) / len(errors)}
@@ -107,38 +108,28 @@ def affect_loss(affect: Tensor, targets: Tensor) -> Tensor:
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt().sum()  # the root has no gradient at 0
 
 
-AFFECT_STAGE = {
-    "objective": lambda outputs, targets: {"affect": affect_loss(outputs.affect, targets)},
-    "diversity": {},
-    "measure": lambda outputs, targets: {},
-    "validate": validate_affect,
-    "select_by": "validation_score",
-}
-"""What `train_stage` takes to train valence and arousal."""
-
-
-def _said(value: float | None) -> str:
+def _in_words(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
 
 
 def describe_affect(metrics: AffectMetrics) -> str:
     """Say errors, concordance and sign agreement in one line."""
     parts = [
-        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {_said(metrics.concordance[name])}, "
+        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {_in_words(metrics.concordance[name])}, "
         f"sign agreement {metrics.sign_agreement[name]:.1%}"
         for name in DIMENSIONS
     ]
     return "; ".join(parts) + f" (n = {metrics.n:,})"
 
 
-def report_affect(run: Run, loader: DataLoader, hardware: Hardware) -> None:
+def report_affect(run: Run, loader: FaceLoader, hardware: Hardware) -> None:
     """Score the reloaded best network of a run, write affect_metrics.json into its folder, and say the numbers."""
     hardware.wait_for_everyone()
     model, found = run.read_best()
     model.to(hardware.device, memory_format=hardware.memory_format)
     metrics = compute_affect_metrics(*predict_affect(model, loader, hardware))
     if hardware.is_main:
-        name = loader.dataset.dataset.name
+        name = loader.dataset.name
         content = {"data": name, "found": found} | metrics.as_dict()
         write_json(content, run.directory / "affect_metrics.json")
         print(f"\nfrom best.pt reloaded, on {name}: {describe_affect(metrics)}")

@@ -1,8 +1,8 @@
 """Bootstrap over faces: the same draws for every network scored on the same faces, so that differences are paired.
 
 Efron and Tibshirani, "An introduction to the bootstrap", 1993. A statistic of N faces is computed again for N faces
-drawn from them with replacement, `DRAWS` times. Whatever counts faces in cells (a confusion matrix) or sums a value in
-bins (calibration) follows from the sums of each draw, so that thousands of draws take a second.
+sampled from them with replacement, `RESAMPLES` times. Whatever counts faces in cells (a confusion matrix) or sums a
+value in bins (calibration) follows from the sums of each sample, so that thousands of samples take a second.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-DRAWS = 2000
+RESAMPLES = 2000
 CONFIDENCE = 0.95
 FACES_AT_ONCE = 2_000_000  # drawn faces in memory at a time
 
@@ -18,7 +18,7 @@ Interval: TypeAlias = tuple[float, float] | None
 """Lower and upper bound; None where there is nothing to draw from."""
 
 
-def draw_faces(num_faces: int, seed: int = 0, draws: int = DRAWS) -> Iterator[np.ndarray]:
+def resample_faces(num_faces: int, seed: int = 0, draws: int = RESAMPLES) -> Iterator[np.ndarray]:
     """Yield the places of the faces drawn, (some, N) at a time, `draws` rows in all.
 
     They depend on the number of faces, the seed and the number of draws alone.
@@ -49,9 +49,9 @@ def percentile_interval(drawn: np.ndarray) -> Interval:
 def basic_interval(estimate: float, drawn: np.ndarray) -> Interval:
     """Return the 95 % basic interval of a share, for an estimate that chance pushes upwards, such as a mean gap.
 
-    Draws are pushed up once more, by as much again: reflecting them at the estimate takes both off. The interval is cut
-    to [0, 1] and reaches at least to the estimate. On simulated faces it covers the true calibration error in nine of
-    ten cases where the error is 0.02 or more, where the percentiles of the draws cover it in none to nine of ten.
+    Samples are pushed up once more, by as much again: reflecting them at the estimate takes both off. The interval is
+    cut to [0, 1] and reaches at least to the estimate. On simulated faces it covers the true calibration error in nine
+    of ten cases where the error is 0.02 or more, where the percentiles of the samples cover it in none to nine of ten.
     """
     percentiles = percentile_interval(drawn)
     if percentiles is None:

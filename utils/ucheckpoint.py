@@ -5,18 +5,11 @@ A folder `<base_path_experiment>/<script>/<name_experiment>/` holds `last.pt` (e
 renamed into it, so that no reader ever sees half of one.
 """
 
-import contextlib
 import csv
-import glob
 import io
-import json
-import os
-import re
-import time
-from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -27,18 +20,18 @@ from torch.optim.swa_utils import AveragedModel
 from models.classifier import ExpressionClassifier
 from models.files import shown
 from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
+from models.writing import remove_unfinished, write_atomically
 
-DAY = 86_400  # seconds
-LENGTHS = {"max_finetune_epoch", "max_training_epoch"}
-MAY_CHANGE = {  # variables that do not alter what a continued experiment computes, or only how long it goes on
-    "base_path_to_dataset",
-    "base_path_experiment",
-    "base_path_to_cache",
-    "cache",
-    "cache_gib",
-    "device",
-    "resume",
-} | LENGTHS
+RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
+
+T = TypeVar("T")
+_MAY_CHANGE = object()
+MayChange = Annotated[T, _MAY_CHANGE]
+"""Marks a variable of an experiment that a continued run may have another value of.
+
+It does not alter what the run computes, or only how long it goes on: `device: MayChange[str] = "auto"`.
+"""
+
 ENTRIES = {  # of last.pt, beside the description of its network
     "state_dict": dict,
     "optimizer": dict,
@@ -53,47 +46,6 @@ ENTRIES = {  # of last.pt, beside the description of its network
     "variables": dict,
 }
 LARGEST = 1e9  # more than any count of steps or setting of an optimizer
-TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter|iostream")  # what torch.save says when a disk is full
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` with a temporary path in the same folder, then put the file in its place in one step.
-
-    Raises:
-        OSError: when the file cannot be written or put in its place; it names the file. What was there before stays,
-            and no temporary file is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # of this process alone
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):  # of processes that were killed
-        with contextlib.suppress(OSError):  # another process may have removed it, or hold it open
-            if time.time() - leftover.stat().st_mtime > DAY:
-                leftover.unlink()
-    try:
-        write(temporary)
-        with temporary.open("r+b") as file:  # Windows flushes what is open for writing only
-            os.fsync(file.fileno())
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
-            raise _named(path, error, "free space or name another folder") from error
-        raise
-    try:
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise _named(path, error, "close it where another program has it open, and start again") from error
-
-
-def _named(path: Path, error: Exception, what_to_do: str) -> OSError:
-    """Return the error of a file that could not be written, of the same kind, with the file's name."""
-    number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, RuntimeError):
-        reason = "the disk took no more"  # torch.save reports the place where its writer stood instead
-    message = f"{path.absolute()} could not be written: {reason}. What was there before is untouched; {what_to_do}"
-    return OSError(number, message) if number else OSError(message)
 
 
 class Run:
@@ -121,6 +73,7 @@ class Run:
         self.directory, self.writes = directory, writes
         self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
         self.defaults = _defaults(variables)
+        self.may_change = _may_change(variables)
         self.history: list[dict[str, Any]] = []
         self.best = float("-inf")
         self.stage = 0
@@ -143,8 +96,7 @@ class Run:
                     f"{directory.absolute()} cannot be made a folder for this experiment ({error.strerror}); set "
                     "base_path_experiment or name_experiment to another"
                 ) from error
-            for unfinished in directory.glob(".*.partial"):  # of a run that was killed while it saved
-                unfinished.unlink(missing_ok=True)
+            remove_unfinished(directory)  # of a run that was killed while it saved
 
     @property
     def last_path(self) -> Path:
@@ -159,6 +111,14 @@ class Run:
     def is_past(self, stage: int) -> bool:
         """Tell whether a resumed run had begun a later stage than this one."""
         return stage < self.stage
+
+    def check_finished(self) -> None:
+        """Raise CheckpointError when the run on disk has gone further than this script asked for."""
+        if self._resumed is not None:
+            raise CheckpointError(
+                f"{self.last_path} is at stage {self.stage} already, further than this script goes: set "
+                "num_branches_trained_network as high as it was, or choose another name_experiment"
+            )
 
     def begin_stage(
         self,
@@ -189,7 +149,7 @@ class Run:
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise CheckpointError(
                 f"{self.last_path} holds no training state that this experiment can continue ({shown(reason, 200)}): "
-                "remove it or rename it to start anew"
+                "choose another name_experiment, or remove or rename the file to start anew"
             ) from error
         self.best = content["best"]
         return content["epoch"]
@@ -216,6 +176,7 @@ class Run:
             "best": self.best,
             "history": self.history,
             "variables": self.variables,
+            "run_format": RUN_FORMAT,
         }
         write_atomically(self.last_path, lambda path: torch.save(content, path))
         self._write_history()
@@ -247,6 +208,13 @@ class Run:
         check_version(content, self.last_path)
         if "random_state" not in content:
             raise CheckpointError(f"{self.last_path} holds a network but no training state; remove it or rename it")
+        if content.get("run_format") != RUN_FORMAT:
+            raise CheckpointError(
+                f"{self.last_path} was written by another version of this project, whose training cannot be continued "
+                f"here (training state {content.get('run_format', 1)!r}, this version reads {RUN_FORMAT}). Nothing was "
+                "touched: start anew under another name_experiment, or check out the version that wrote the file; "
+                "best.pt next to it can be evaluated and fine-tuned as it is"
+            )
         for name, kind in ENTRIES.items():
             _entry(content, name, kind, self.last_path)
         rows = content["history"]
@@ -261,7 +229,7 @@ class Run:
         """Raise unless a file was written with these variables; one that it does not know had its default then."""
         assumed = {key: value for key, value in self.defaults.items() if key not in written}
         before, now = assumed | written, self.variables
-        surplus = sorted(before.keys() - now.keys() - MAY_CHANGE)
+        surplus = sorted(before.keys() - now.keys())
         if surplus:
             listing = ", ".join(f"{key} = {before[key]!r}" for key in surplus)
             raise CheckpointError(
@@ -269,9 +237,7 @@ class Run:
                 f"variable{'s' if len(surplus) > 1 else ''} {listing}, which this version does not have. Nothing was "
                 "touched. Start anew under another name_experiment, or check out the version that wrote the file"
             )
-        fixed = LENGTHS if now.get("schedule") == "one_cycle" else set()  # its rates depend on the length
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        changed = [key for key in changed if key not in MAY_CHANGE - fixed]
+        changed = [key for key in sorted(now.keys() - self.may_change) if before.get(key) != now[key]]
         if changed:
             older = {key: " (its default: the file is older than this variable)" for key in assumed}
             listing = ", ".join(
@@ -293,11 +259,6 @@ class Run:
         )
 
 
-def write_json(content: Any, path: Path) -> None:
-    """Write plain values as indented JSON, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
-
-
 def _plain(value: Any) -> Any:
     """Turn paths into text and tuples into lists, so that a checkpoint holds plain values only."""
     if isinstance(value, dict):
@@ -305,6 +266,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _may_change(variables: Any) -> set[str]:
+    """Return the names of the variables that are marked `MayChange`."""
+    if not is_dataclass(variables):
+        return set()
+    kinds = get_type_hints(type(variables), include_extras=True)
+    return {name for name, kind in kinds.items() if _MAY_CHANGE in getattr(kind, "__metadata__", ())}
 
 
 def _defaults(variables: Any) -> dict[str, Any]:
@@ -393,11 +362,16 @@ def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:
     """Load a schedule's state; raise ValueError where it is of another kind. Names of other versions are left out."""
     own = scheduler.state_dict()
+    differing = [key for key in ("total_steps", "step_size") if key in own and state.get(key) != own[key]]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"its schedule has {key.replace('_', ' ')} {state.get(key)}, that of this run {own[key]}: neither the "
+            "length of a one-cycle schedule nor the number of training faces can change"
+        )
     wrong = [key for key in own if key in state and not _resembles(state[key], own[key])]
     if not 0 <= state["last_epoch"] <= own.get("total_steps", LARGEST):
         wrong.append("last_epoch")
-    if state.get("total_steps") != own.get("total_steps"):
-        wrong.append("total_steps")
     if wrong:
         raise ValueError(f"the schedule's {', '.join(dict.fromkeys(wrong))} differ from this experiment's")
     scheduler.load_state_dict({key: value for key, value in state.items() if key in own})

@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.classifier import EMOTIONS
-from utils.uannotations import EXPRESSIONS
-from utils.uferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
-from utils.ufolder import Listing, one_named
-from utils.ukaggle import PLACES, find_labels, read_labels, why_missing
-from utils.ulayout import below, find_listed, find_root, list_pictures, missing, tell
-from utils.upicture import MediaError, read_picture
-from utils.upreprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
-from utils.urafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
-from utils.utable import DatasetError, printable
+from utils.media.picture import MediaError, read_picture
+from utils.preparing.annotations import EXPRESSIONS
+from utils.preparing.ferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
+from utils.preparing.folder import Listing, one_named
+from utils.preparing.kaggle import PLACES, find_labels, read_labels, why_missing
+from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
+from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
+from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
+from utils.preparing.table import DatasetError, printable
 
 __all__ = [
     "EMOTIONS",
@@ -73,7 +73,11 @@ class FaceDataset(Dataset):
         labels: one class index per face, (N,) int64; for soft label rules one row per face, (N, K) float32.
         class_names: the names of the classes, in our order.
         listing: all pictures of the split, those without a label too, and how many files and rows were left out.
+        split: which part of the data set these faces are, such as "train" or "holdout".
     """
+
+    source: str
+    """The data set, as results should name it."""
 
     def __init__(
         self,
@@ -82,8 +86,9 @@ class FaceDataset(Dataset):
         labels: Any,
         num_classes: int,
         listing: Listing | None = None,
+        split: str = "",
     ) -> None:
-        self.name = name
+        self.name, self.split = name, split
         self.paths = list(paths)
         self.labels = np.asarray(labels)
         self.class_names = EMOTIONS[:num_classes]
@@ -105,12 +110,19 @@ class FaceDataset(Dataset):
         """Return the labels of several faces, (N,) int64, or (N, K) float32 for soft label rules."""
         return torch.from_numpy(self.labels[indices])
 
-    def subset(self, indices: Sequence[int], name: str | None = None) -> "FaceDataset":
-        """Return the same data set with only these faces, in this order."""
+    def subset(self, indices: Sequence[int], name: str | None = None, split: str | None = None) -> "FaceDataset":
+        """Return the same data set with only these faces, in this order.
+
+        Args:
+            indices: their positions in this data set.
+            name: what to call it; default as before.
+            split: for faces that are a split of their own from now on; they are named after it.
+        """
         part = copy(self)
         part.paths = [self.paths[index] for index in indices]
         part.labels = self.labels[np.asarray(indices, dtype=np.int64)]
-        part.name = name or self.name
+        part.name = name or (self.name if split is None else f"{self.source} {split}")
+        part.split = split or self.split
         return part
 
 
@@ -168,6 +180,7 @@ class AffectNet(FaceDataset):
         DatasetError: when the layout is another, names carry no label, or labels are unknown.
     """
 
+    source = "AffectNet"
     FOLDERS = {"train": "Training_Labeled", "unlabeled": "Training_Unlabeled", "validation": "Validation"}  # noqa: RUF012
 
     def __init__(
@@ -205,10 +218,10 @@ class AffectNet(FaceDataset):
                 f"{name} has no face: {len(files):,} of {len(files):,} pictures in {label_file or folder} "
                 f"are none of the emotions 0 to {num_classes - 1} ({classes})"
             )
-        tell(name, len(keep), root, listing.left_out + dropped)
+        print_found(name, len(keep), root, listing.left_out + dropped)
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
-        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing)
+        super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing, split)
         # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
         self.affect = affect[keep]
 
@@ -226,9 +239,9 @@ class AffectNet(FaceDataset):
             raise DatasetError(f"{files[int(labels.argmax())]} has the emotion {labels.max()}; AffectNet's are 0 to 10")
         return labels, np.array([(int(match[3]), int(match[4])) for match in matches], dtype=np.float32) / 1000
 
-    def subset(self, indices: Sequence[int], name: str | None = None) -> "AffectNet":
-        """Return the same data set with only these faces, in this order."""
-        part = super().subset(indices, name)
+    def subset(self, indices: Sequence[int], name: str | None = None, split: str | None = None) -> "AffectNet":
+        """Return the same data set with only these faces, in this order; see `FaceDataset.subset`."""
+        part = super().subset(indices, name, split)
         part.affect = self.affect[np.asarray(indices, dtype=np.int64)]
         return part
 
@@ -263,6 +276,7 @@ class FERPlus(FaceDataset):
             face is left under the rule.
     """
 
+    source = "FER+"
     RULES = ("majority", "probability", "crossentropy", "multi_target")
 
     def __init__(self, root: str | Path, split: str = "train", label_rule: str = "majority") -> None:
@@ -294,8 +308,10 @@ class FERPlus(FaceDataset):
             raise DatasetError(f"{name} has no face: {len(names):,} of {len(names):,} rows {why}, in {label_file}")
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
-        super().__init__(name, [paths[i] for i in keep], labels, 8, listing)
-        tell(name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)}))
+        super().__init__(name, [paths[i] for i in keep], labels, 8, listing, split)
+        print_found(
+            name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)})
+        )
 
     @staticmethod
     def has_split(root: str | Path, split: str) -> bool:
@@ -323,6 +339,8 @@ class RAFDB(FaceDataset):
         DatasetError: when the layout is another, in particular class folders of other names.
     """
 
+    source = "RAF-DB"
+
     def __init__(self, root: str | Path, split: str = "train") -> None:
         _check_split(split, ("train", "test"))
         marks = ("EmoLabel/list_patition_label.txt", "basic/EmoLabel/list_patition_label.txt", "train", "test")
@@ -335,8 +353,8 @@ class RAFDB(FaceDataset):
             found = "the official list, labels 1..7"
         else:
             paths, labels, found = read_class_folders(root, split, listing)
-        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, listing)
-        tell(self.name, len(paths), root, listing.left_out, found)
+        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, listing, split)
+        print_found(self.name, len(paths), root, listing.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):
             print(f"{self.name}: no face of {', '.join(absent)}")
@@ -348,4 +366,4 @@ def _check_split(split: str, splits: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":  # python -m utils.udata check DATASET ROOT
-    runpy.run_module("utils.ucheck", run_name="__main__")
+    runpy.run_module("utils.evaluation.check", run_name="__main__")

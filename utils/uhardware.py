@@ -6,11 +6,11 @@ import platform
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,24 @@ COMPILE_AFTER = {"cpu": 1500, "cuda": 3000}
 """Steps from which compiling pays for itself ("auto"); benchmarks/ measures the gain of a step and the cost."""
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE, from torchrun
+
+
+class Batch(NamedTuple):
+    """One batch on the training device, or this process's share of it.
+
+    Attributes:
+        images: (n, 3, S, S), float RGB in [0, 1], at the network's size.
+        targets: labels of the whole batch, of all processes: (N,) or (N, K).
+        indices: the faces' positions in the data set, (n,), on the CPU.
+        shares: faces that each process has of the batch.
+        is_full: whether a training batch has the usual number of faces, which compiled code is made for.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+    shares: list[int]
+    is_full: bool
 
 
 @dataclass(frozen=True)
@@ -56,11 +74,7 @@ class Hardware:
         """Whether PyTorch's fused optimizers are the fast ones: on the CPU they copy every channels_last weight."""
         return self.device.type == "cuda"
 
-    def autocast(self) -> AbstractContextManager:
-        """Return the context in which convolutions and matrix products run at `precision`."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
-
-    def place(self, tensor: Tensor) -> Tensor:
+    def to_device(self, tensor: Tensor) -> Tensor:
         """Bring pictures or labels to the device, without waiting for it."""
         return tensor.to(self.device, non_blocking=True)
 
@@ -73,7 +87,7 @@ class Hardware:
         """
         model.to(self.device, memory_format=self.memory_format)
         worth_it = self.compile == "auto" and steps >= COMPILE_AFTER.get(self.device.type, steps + 1)
-        for region in model.regions():
+        for region in model.compiled_parts():
             if self.compile == "on" or worth_it:
                 region.compile(dynamic=False)
             else:
@@ -84,11 +98,28 @@ class Hardware:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
-    def compiled_for(self, full_batch: bool) -> AbstractContextManager:
-        """Return the context of a step: batches of another size than the full one are not worth compiling for."""
-        if full_batch or self.compile == "off":
-            return nullcontext()
-        return torch.compiler.set_stance("force_eager")
+    def forward(self, model: nn.Module, images: Tensor, batch: Batch) -> Any:
+        """Return what a network makes of a batch's pictures, of all processes and in float32.
+
+        Args:
+            model: the network, or what `prepare` made of it.
+            images: this process's pictures (n, 3, S, S), augmented or as `batch.images` has them.
+            batch: where they are from.
+        """
+        with self.computing(compiled=batch.is_full):
+            outputs = model(images.contiguous(memory_format=self.memory_format))
+        return self.gather(_in_float32(outputs), batch.shares)
+
+    @contextmanager
+    def computing(self, compiled: bool = False) -> Iterator[None]:
+        """Compute at `precision`; compiled code is for full training batches alone, and not worth making for others."""
+        stance = nullcontext() if compiled or self.compile == "off" else torch.compiler.set_stance("force_eager")
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16), stance:
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss of the whole batch."""
+        (loss * self.processes).backward()  # the processes' gradients are averaged
 
     def gather(self, values: Any, shares: Sequence[int]) -> Any:
         """Join the shares that all processes have of a batch; the gradient flows into this process's own share.
@@ -122,7 +153,7 @@ class Hardware:
         """Draw a number from PyTorch's random state that is the same in all processes: the first one's."""
         seed = torch.randint(2**62, ())
         if self.processes > 1:
-            seed = self.place(seed)
+            seed = self.to_device(seed)
             dist.broadcast(seed, src=0)
         return int(seed)
 
@@ -130,6 +161,13 @@ class Hardware:
         """Return when all processes have come here."""
         if self.processes > 1:
             dist.barrier()
+
+
+def _in_float32(outputs: Any) -> Any:
+    """Return a NamedTuple of tensors (or None) with bfloat16 values as float32."""
+    if isinstance(outputs, tuple):
+        return type(outputs)(*(_in_float32(values) for values in outputs))
+    return outputs.float() if isinstance(outputs, Tensor) and outputs.dtype == torch.bfloat16 else outputs
 
 
 def choose_hardware(

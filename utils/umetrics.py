@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.ubootstrap import DRAWS, Interval, basic_interval, draw_faces, percentile_interval, sum_in_cells
+from utils.ubootstrap import RESAMPLES, Interval, basic_interval, percentile_interval, resample_faces, sum_in_cells
 
 CALIBRATION_BINS = 15
 COMPARED = ("accuracy", "mean_class_accuracy", "macro_f1")
@@ -86,7 +86,7 @@ class Difference(NamedTuple):
     interval: Interval
 
 
-class Draws(NamedTuple):
+class Resamples(NamedTuple):
     """The statistics of every draw of faces: rates with a first dimension D, and the calibration error (D,)."""
 
     rates: Rates
@@ -108,7 +108,7 @@ def compute_metrics(probabilities: Tensor, targets: Tensor, labels: tuple[str, .
     gap_sums = sum_in_cells(bins[None], CALIBRATION_BINS, gaps[None])
     rates = compute_rates(confusion)
     error = float(_calibration_error(gap_sums, len(cells))[0])
-    draws = draw_statistics(probabilities, targets, seed) if len(cells) > 1 else None
+    draws = resample_statistics(probabilities, targets, seed) if len(cells) > 1 else None
 
     def interval(name: str) -> Interval:
         return percentile_interval(getattr(draws.rates, name)) if draws else None
@@ -157,7 +157,7 @@ def compute_differences(
         compute_rates(sum_in_cells(_cells(probabilities, targets)[0][None], K * K).reshape(K, K))
         for probabilities in (first, second)
     ]
-    draws = [draw_statistics(p, targets, seed).rates for p in (first, second)] if len(targets) > 1 else None
+    draws = [resample_statistics(p, targets, seed).rates for p in (first, second)] if len(targets) > 1 else None
     return {
         name: Difference(
             float(getattr(scores[1], name) - getattr(scores[0], name)),
@@ -188,16 +188,16 @@ def compute_rates(confusion: np.ndarray, whole: np.ndarray | None = None) -> Rat
     )
 
 
-def draw_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, draws: int = DRAWS) -> Draws:
+def resample_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, draws: int = RESAMPLES) -> Resamples:
     """Compute the rates and the calibration error of faces (N, K), (N,) drawn with replacement, `draws` times."""
     K = probabilities.shape[1]
     cells, bins, gaps = _cells(probabilities, targets)
     whole = sum_in_cells(cells[None], K * K).reshape(K, K)
     rates, errors = [], []
-    for faces in draw_faces(len(cells), seed, draws):
+    for faces in resample_faces(len(cells), seed, draws):
         rates.append(compute_rates(sum_in_cells(cells[faces], K * K).reshape(-1, K, K), whole))
         errors.append(_calibration_error(sum_in_cells(bins[faces], CALIBRATION_BINS, gaps[faces]), len(cells)))
-    return Draws(Rates(*(np.concatenate(parts) for parts in zip(*rates, strict=True))), np.concatenate(errors))
+    return Resamples(Rates(*(np.concatenate(parts) for parts in zip(*rates, strict=True))), np.concatenate(errors))
 
 
 def class_indices(targets: Tensor) -> Tensor:

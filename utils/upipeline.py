@@ -15,16 +15,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from utils.ucheckpoint import write_atomically
+from models.classifier import resize
+from models.writing import write_atomically
 from utils.udata import DatasetError, FaceDataset, read_image
-from utils.uhardware import Hardware
+from utils.uhardware import Batch, Hardware
 
 GIB = 2**30
 CACHES = ("auto", "device", "memory", "disk", "none")
 
 
-class Batch(NamedTuple):
-    """Pictures (N, 3, S, S) uint8 RGB, their labels (N,) or (N, K), and their places in the data set (N,)."""
+class Pictures(NamedTuple):
+    """What is read of a batch: pictures (n, 3, S, S) uint8 RGB, labels (n,) or (n, K), and positions (n,)."""
 
     images: Tensor
     targets: Tensor
@@ -93,10 +94,10 @@ class FaceImages(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Pictures:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> Pictures:
         """Return one batch; PyTorch's loader calls this with the indices of a whole batch."""
         places = torch.as_tensor(indices)
         if isinstance(self.images, Tensor):
@@ -105,7 +106,7 @@ class FaceImages(Dataset):
             images = torch.from_numpy(self.images[np.asarray(places)])
         else:
             images = torch.from_numpy(np.stack([self._decode(index) for index in places.tolist()]))
-        return Batch(images, self.dataset.targets(places.numpy()), places)
+        return Pictures(images, self.dataset.targets(places.numpy()), places)
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:
@@ -216,14 +217,13 @@ class SharedBatches(Sampler[list[int]]):
                 f"{num_faces} faces in batches of {batch_size} cannot be shared by {hardware.processes} processes: "
                 "set batch_size, which counts the faces of all processes together, to at least their number"
             )
-        if shuffle and num_faces < 2 * hardware.processes:
+        if shuffle and num_faces < 2:
             raise ValueError(
-                f"{num_faces} faces cannot be trained on by {hardware.processes} processes: BatchNorm learns from the "
-                "spread within a batch and needs 2 faces in each"
+                f"{num_faces} faces cannot be trained on: BatchNorm learns from the spread within a batch, of 2 or more"
             )
         self.shuffle, self.hardware = shuffle, hardware
         starts = list(range(0, num_faces, batch_size))
-        fewest = (2 if shuffle else 1) * hardware.processes  # a training batch of one face has no spread
+        fewest = max(2 if shuffle else 1, hardware.processes)  # a training batch of one face has no spread
         if len(starts) > 1 and num_faces - starts[-1] < fewest:
             starts.pop()  # too few faces are left: they join the batch before
         self.bounds = [*starts, num_faces]
@@ -249,45 +249,73 @@ class SharedBatches(Sampler[list[int]]):
             yield order[begin : begin + shares[self.hardware.rank]].tolist()
 
 
-def make_loader(
-    dataset: FaceDataset,
-    image_size: int,
-    batch_size: int = 128,
-    *,
-    shuffle: bool = False,
-    hardware: Hardware | None = None,
-    cache: str = "auto",
-    cache_gib: float = 4.0,
-    cache_folder: Path | None = None,
-    num_workers: int | None = None,
-) -> DataLoader:
-    """Return a loader of `Batch`; the order of a shuffled one follows PyTorch's random state.
+class FaceLoader:
+    """The faces of a data set in batches, on the device and at the network's size.
+
+    The order of a shuffled loader follows PyTorch's random state.
 
     Args:
         dataset: what to read.
         image_size: height and width in pixels that the network is given.
         batch_size: faces per batch, over all processes; the last batch of an epoch may be of another size.
-        shuffle: draw a new order every epoch.
+        shuffle: for training: a new order every epoch, and no batch of a single face.
         hardware: where the batches go; default one process on the CPU.
         cache, cache_gib, cache_folder: see `FaceImages`.
         num_workers: processes that decode while a step is computed, where pictures are not kept; None for one per core,
             at most 8.
+
+    Attributes:
+        dataset: the faces.
+        image_size: as given.
+        batch_size: as given.
     """
-    hardware = hardware or Hardware(torch.device("cpu"))
-    images = FaceImages(dataset, image_size, cache, cache_gib, cache_folder, hardware)
-    if images.kept != "none":
-        num_workers = 0
-    elif num_workers is None:
-        num_workers = min(8, os.cpu_count() or 1)
-    return DataLoader(
-        images,
-        batch_sampler=SharedBatches(len(images), batch_size, shuffle, hardware),
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=hardware.device.type == "cuda" and images.kept != "device",
-        persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same draws
-    )
+
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        image_size: int,
+        batch_size: int = 128,
+        *,
+        shuffle: bool = False,
+        hardware: Hardware | None = None,
+        cache: str = "auto",
+        cache_gib: float = 4.0,
+        cache_folder: Path | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        self.dataset, self.image_size, self.batch_size = dataset, image_size, batch_size
+        self._hardware = hardware or Hardware(torch.device("cpu"))
+        images = FaceImages(dataset, image_size, cache, cache_gib, cache_folder, self._hardware)
+        if images.kept != "none":
+            num_workers = 0
+        elif num_workers is None:
+            num_workers = min(8, os.cpu_count() or 1)
+        self._sampler = SharedBatches(len(images), batch_size, shuffle, self._hardware)
+        self._loader = DataLoader(
+            images,
+            batch_sampler=self._sampler,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=self._hardware.device.type == "cuda" and images.kept != "device",
+            persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same draws
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        hardware, usual = self._hardware, self._sampler.shares(0)
+        for number, (images, targets, indices) in enumerate(self._loader):
+            shares = self._sampler.shares(number)
+            yield Batch(
+                resize(hardware.to_device(images), self.image_size),
+                hardware.gather(hardware.to_device(targets), shares),
+                indices,
+                shares,
+                is_full=self._sampler.shuffle and shares == usual,
+            )
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _as_it_is(pictures: Pictures) -> Pictures:
+    return pictures

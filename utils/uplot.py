@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from models.diversity import DEAD, SATURATED
+from models.writing import write_atomically
 from utils.ubootstrap import Interval
-from utils.ucheckpoint import write_atomically
 from utils.umetrics import Metrics, Reliability
 
 INK, GRID, MARK = "#333333", "#dddddd", "#999999"
@@ -41,7 +41,7 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
         title: name of the run.
     """
     epochs = np.arange(1, len(history) + 1)
-    figure = _figure(12, 3.8)
+    figure = _figure(12, 4)
     figure.suptitle(title, color=INK)
     similarities = sorted({key for row in history for key in row if key.startswith("similarity_")})
     panels = {  # column: what it is called
@@ -64,7 +64,7 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines and axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, fontsize=LETTERS, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         else:
             axes.text(0.5, 0.5, "one branch: no pairs", transform=axes.transAxes, ha="center", color=MARK)
         if name.startswith("mean similarity"):

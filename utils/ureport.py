@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
 from models.classifier import ExpressionClassifier
+from models.writing import write_atomically, write_json
 from utils.ubootstrap import Interval
-from utils.ucheckpoint import Run, write_atomically, write_json
+from utils.ucheckpoint import Run
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
 from utils.umetrics import Metrics, compute_metrics
+from utils.upipeline import FaceLoader
 from utils.uplot import plot_confusion, plot_history, write_figure
 from utils.utrain import Predictions, predict_dataset
 
@@ -25,42 +25,53 @@ NUMBERS = {  # of `Metrics`, as they are called in words
 }
 
 
-def report(run: Run, loader: DataLoader, *, selected_on: str, seed: int, hardware: Hardware) -> Metrics:
+def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardware, seed: int) -> Metrics:
     """Reload the best and the last checkpoint of a run, score both, write what there is to see, and say the result.
 
-    Writes curves.png, confusion_matrix.png and metrics.json into the run's folder.
+    Writes curves.png, confusion_matrix.png, metrics.json and variables.json into the run's folder.
 
     Args:
         run: a finished run.
-        loader: the faces to report on, not shuffled.
-        selected_on: the faces that the best epoch was chosen by, as the result line should name them.
-        seed: seed of the run, for the result line.
+        test: the faces to report on, not shuffled.
+        validation: the faces that the best epoch was chosen by.
         hardware: where to compute, see `utils.uhardware.choose_hardware`.
+        seed: seed of the run, for the result line.
 
     Returns:
         The metrics of the best checkpoint.
     """
-    name = loader.dataset.dataset.name
+    run.check_finished()
     hardware.wait_for_everyone()
     best, found = run.read_best()
     last = run.read_last()
     for model in (best, last):
         model.to(hardware.device, memory_format=hardware.memory_format)
-    metrics = score(best, predict_dataset(best, loader, hardware))["ensemble (mean)"]
-    last_metrics = score(last, predict_dataset(last, loader, hardware))["ensemble (mean)"]
+    metrics = score(best, predict_dataset(best, test, hardware))["ensemble (mean)"]
+    last_metrics = score(last, predict_dataset(last, test, hardware))["ensemble (mean)"]
     if not hardware.is_main:
         return metrics
+    faces, chosen_on = test.dataset, validation.dataset
     title = f"{run.directory.parent.name} / {run.directory.name}"
     write_figure(plot_history(run.history, title), run.directory / "curves.png")
-    heading = f"{title} on {name}\n{describe(metrics)}"
+    heading = f"{title} on {faces.name}\n{describe(metrics)}"
     write_figure(plot_confusion(metrics.confusion, best.labels, heading), run.directory / "confusion_matrix.png")
-    content = {"data": name, "selected_on": selected_on, "seed": seed, "found": found}
-    write_json(content | {"best": metrics.as_dict(), "last": last_metrics.as_dict()}, run.directory / "metrics.json")
-    print(f"\n{run.directory}: best.pt, last.pt, history.csv, metrics.json, curves.png, confusion_matrix.png")
+    content = {
+        "data": {"source": faces.source, "split": faces.split, "name": faces.name},
+        "selected_on": {"source": chosen_on.source, "split": chosen_on.split, "name": chosen_on.name},
+        "seed": seed,
+        "found": found,
+        "best": metrics.as_dict(),
+        "last": last_metrics.as_dict(),
+    }
+    write_json(content, run.directory / "metrics.json")
+    write_json(run.variables, run.directory / "variables.json")
+    written = ", ".join(("best.pt", "last.pt", "history.csv", "metrics.json", "variables.json", "curves.png"))
+    print(f"\n{run.directory}: {written}, confusion_matrix.png")
+    optimistic = " itself" if chosen_on.paths == faces.paths else ""
     print(
-        f"result: {describe(metrics)} on {name}, n = {metrics.n:,}, from best.pt reloaded (stage {found['stage']}, "
-        f"epoch {found['epoch']} of {found['num_epochs']}, selected on {selected_on}, seed {seed}); "
-        f"last epoch {last_metrics.accuracy:.2%}"
+        f"result: {describe(metrics)} on {faces.name}, n = {metrics.n:,}, from best.pt reloaded (stage "
+        f"{found['stage']}, epoch {found['epoch']} of {found['num_epochs']}, selected on {chosen_on.name}{optimistic}, "
+        f"seed {seed}); last epoch {last_metrics.accuracy:.2%}"
     )
     return metrics
 

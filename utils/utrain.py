@@ -1,31 +1,36 @@
-"""The mechanics of training: one epoch, one stage, one set of predictions."""
+"""The mechanics of training that no experiment needs to change: stages, epochs, means, averaged weights, predictions.
+
+A script says what is minimised and what happens after a step; what surrounds it is here:
+
+    stage = Stage(run, number, model, optimizer, scheduler, hardware)
+    for epoch in stage.epochs(num_epochs):   # those that are left; each is saved when its turn is over
+        for batch in epoch.batches(train):   # with progress, and a look whether the losses are finite
+            ...
+            epoch.record(batch, loss, terms, diversity, accuracy=accuracy(model, outputs, batch.targets))
+        epoch.keep_if_best(model, validate(model, validation, hardware), by="validation_accuracy")
+"""
 
 import itertools
 import math
+import sys
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from models.classifier import ExpressionClassifier, resize
+from models.classifier import ExpressionClassifier
 from models.diversity import DiversityLoss, describe_similarity
 from utils.ucheckpoint import Run
-from utils.uhardware import Hardware
+from utils.uhardware import Batch, Hardware
 from utils.umetrics import class_indices
-
-Objective = Callable[[Any, Tensor], dict[str, Tensor]]
-"""From a network's outputs and the labels to the named loss terms, whose sum is minimised."""
-
-Validate = Callable[[ExpressionClassifier, DataLoader, Hardware], dict[str, float]]
-"""From a network and faces to what is recorded about it, under names that begin with validation_."""
+from utils.upipeline import FaceLoader
 
 STATISTICS_FACES = 5000
 """Training faces over which BatchNorm's statistics of averaged weights are measured."""
@@ -34,92 +39,233 @@ LOOK_INTERVAL = 0.5
 """Seconds between looks at the losses, each of which waits for the device."""
 
 
-def train_epoch(
-    model: ExpressionClassifier,
-    loader: DataLoader,
-    *,
-    step_model: nn.Module | None = None,
-    augment: nn.Module,
-    objective: Objective,
-    diversity: dict[str, DiversityLoss],
-    optimizer: Optimizer,
-    hardware: Hardware,
-    description: str,
-    measure: Callable[[Any, Tensor], dict[str, Tensor]] | None = None,
-    after_step: Callable[[], Any] = lambda: None,
-) -> dict[str, float]:
-    """Train on every batch once.
+class Epoch:
+    """One pass over the training faces: what was measured in it, and whether its network is the best so far.
+
+    Attributes:
+        number: of the epoch in its stage, from 1.
+        is_last: whether it is the last of its stage.
+        row: what is written to history.csv.
+    """
+
+    def __init__(self, stage: "Stage", number: int, num_epochs: int) -> None:
+        self.number, self.is_last = number, number == num_epochs
+        self.row: dict[str, Any] = {
+            "stage": stage.number,
+            "epoch": number,
+            "learning_rate": max(stage.scheduler.get_last_lr()),
+        }
+        self._stage, self._num_epochs = stage, num_epochs
+        self._means = _Means(stage.hardware.device)
+
+    def __str__(self) -> str:
+        return f"stage {self._stage.number}, epoch {self.number}/{self._num_epochs}"
+
+    def batches(self, loader: FaceLoader) -> Iterator[Batch]:
+        """Yield the batches of the epoch, and look at what `record` was told of them.
+
+        Raises:
+            FloatingPointError: when a loss is not finite; names the files of the batch.
+        """
+        seen: list[Tensor] = []  # the positions of every batch's faces in the data set
+        began = looked = time.perf_counter()
+        with show_progress(str(self), len(loader.dataset), " images", self._stage.hardware) as progress:
+            for number, batch in enumerate(loader):
+                seen.append(batch.indices)
+                yield batch
+                if time.perf_counter() - looked > LOOK_INTERVAL or number == len(loader) - 1:
+                    values, failed = self._means.look()
+                    if failed is not None:
+                        _stop_for(failed, str(self), [loader.dataset.paths[i] for i in seen[failed.step]])
+                    shown = {name: _in_words(name, values[name]) for name in ("loss", "accuracy") if name in values}
+                    progress.set_postfix(shown, refresh=False)
+                    looked = time.perf_counter()
+                progress.update(sum(batch.shares))
+        self.row |= {name if name.startswith("similarity_") else f"train_{name}": v for name, v in values.items()}
+        self.row["images_per_second"] = len(loader.dataset) / (time.perf_counter() - began)
+
+    @torch.no_grad()
+    def record(
+        self,
+        batch: Batch,
+        loss: Tensor,
+        terms: Mapping[str, Tensor],
+        diversity: Mapping[str, DiversityLoss],
+        **measured: Tensor,
+    ) -> None:
+        """Take note of a step; nothing here waits for the device.
+
+        Args:
+            batch: the batch of the step.
+            loss: what was minimised, a scalar.
+            terms: the named parts of it.
+            diversity: the diversity terms, whose similarity is recorded.
+            measured: further means over the batch, such as the accuracy.
+        """
+        values = {"loss": loss, **measured}
+        values |= {f"loss_{name}": term for name, term in terms.items()} if len(terms) > 1 else {}
+        values |= {f"similarity_{name}": term.similarity for name, term in diversity.items()}
+        self._means.add(values, sum(batch.shares))
+
+    def keep_if_best(self, network: ExpressionClassifier, found: dict[str, float], by: str) -> None:
+        """Add what was found on the validation faces to the row, and write best.pt where `by` is the highest so far."""
+        self.row |= found
+        run = self._stage.run
+        if found[by] > run.best:
+            run.best = found[by]
+            measured = {"stage": self._stage.number, "epoch": self.number, "num_epochs": self._num_epochs}
+            run.save_best(network, **measured, **{by: run.best})
+
+
+class Stage:
+    """A part of an experiment with an optimizer of its own, taken up where `last.pt` left it.
 
     Args:
-        model: the network.
-        loader: from `utils.upipeline.make_loader`.
-        step_model: what `Hardware.prepare` made of the network; default the network itself.
-        augment: changes pictures (N, 3, H, W), float in [0, 1].
-        objective: sees the whole batch, gathered from all processes.
-        diversity: the terms whose similarity is recorded.
-        optimizer: of the network's weights.
+        run: where the experiment is on disk.
+        number: of the stage; a later stage has a higher one.
+        model: the network that is trained.
+        optimizer: of its weights.
+        scheduler: of the learning rates, stepped by the script.
+        average: averaged weights, from `AveragedWeights`; they are saved too.
         hardware: see `utils.uhardware.choose_hardware`.
-        description: names the epoch in the progress bar and in errors.
-        measure: what is recorded beside the loss; default the accuracy of the ensemble.
-        after_step: called after every step of the optimizer.
-
-    Returns:
-        Means over the epoch: train_loss, its terms, train_accuracy (or what `measure` returns), and similarity_<term>
-        for each diversity term.
-
-    Raises:
-        FloatingPointError: when a loss is not finite; names the files of the batch.
     """
-    model.train()
-    step_model = step_model or model
-    measure = measure or (lambda outputs, targets: {"accuracy": accuracy(model, outputs, targets)})
-    batches = loader.batch_sampler
-    means = _Means(hardware.device)
-    seen: list[Tensor] = []  # the places of every batch in the data set
-    looked = time.perf_counter()
-    progress = tqdm(
-        total=batches.bounds[-1], desc=description, unit=" images", leave=False, mininterval=LOOK_INTERVAL,
-        disable=not hardware.is_main,
-    )  # fmt: skip
-    with progress:
-        for number, batch in enumerate(loader):
-            shares = batches.shares(number)
-            seen.append(batch.indices)
-            images = augment(resize(hardware.place(batch.images), model.image_size))
-            images = images.contiguous(memory_format=hardware.memory_format)
-            targets = hardware.gather(hardware.place(batch.targets), shares)
-            optimizer.zero_grad(set_to_none=True)
-            with hardware.autocast(), hardware.compiled_for(full_batch=number == 0 or shares == batches.shares(0)):
-                outputs = hardware.gather(step_model(images), shares)
-                terms = objective(outputs, targets)
-            loss = sum(terms.values())
-            (loss * hardware.processes).backward()  # the processes' gradients are averaged
-            optimizer.step()
-            after_step()
-            with torch.no_grad():
-                measured = {"loss": loss, **measure(outputs, targets)}
-                shown = list(measured)
-                measured |= {f"loss_{name}": term for name, term in terms.items()} if len(terms) > 1 else {}
-                measured |= {f"similarity_{name}": term.similarity for name, term in diversity.items()}
-            means.add(measured, sum(shares))
-            if time.perf_counter() - looked > LOOK_INTERVAL or number == len(batches) - 1:
-                values, failed = means.look()
-                if failed is not None:
-                    _stop_for(failed, description, [loader.dataset.dataset.paths[i] for i in seen[failed.step]])
-                progress.set_postfix({name: _say(name, values[name]) for name in shown}, refresh=False)
-                looked = time.perf_counter()
-            progress.update(sum(shares))
-    return {name if name.startswith("similarity_") else f"train_{name}": value for name, value in values.items()}
+
+    def __init__(
+        self,
+        run: Run,
+        number: int,
+        model: ExpressionClassifier,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        hardware: Hardware,
+        average: "AveragedWeights | None" = None,
+    ) -> None:
+        self.run, self.number, self.model, self.hardware = run, number, model, hardware
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self._average = average.average if average else None
+        self._done = run.begin_stage(number, model, optimizer, scheduler, self._average)
+
+    def epochs(self, num_epochs: int) -> Iterator[Epoch]:
+        """Yield the epochs that are left, save each when its turn is over, and in the end load the best network.
+
+        After every epoch `last.pt` and `history.csv` are written and a line is printed; a diversity term that has no
+        gradient any more is warned of once.
+        """
+        warned = {name for row in self.run.history for name, _ in _warnings(row)}
+        for number in range(self._done + 1, num_epochs + 1):
+            epoch = Epoch(self, number, num_epochs)
+            yield epoch
+            self.run.history.append(epoch.row)
+            self.run.save_last(number, self.model, self.optimizer, self.scheduler, self._average)
+            tqdm.write(_epoch_line(epoch))
+            for name, message in _warnings(epoch.row):
+                if name not in warned:
+                    warnings.warn(message, stacklevel=2)
+                    warned.add(name)
+        self.hardware.wait_for_everyone()  # the first process has written best.pt
+        self.run.load_best(self.model)
 
 
 def accuracy(model: ExpressionClassifier, outputs: Any, targets: Tensor) -> Tensor:
     """Return the share of faces whose most probable class is their label."""
-    predicted = model.combine(model.branch_logits(outputs)).argmax(dim=1)
-    return (predicted == class_indices(targets)).float().mean()
+    with torch.no_grad():
+        predicted = model.combine(model.branch_logits(outputs)).argmax(dim=1)
+        return (predicted == class_indices(targets)).float().mean()
 
 
-def _say(name: str, value: float) -> str:
-    return f"{value:.1%}" if "accuracy" in name else f"{value:.3f}"
+def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Return a schedule by steps: every group's rate rises to its own and falls to nearly zero (Smith 2018)."""
+    highest = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, highest, total_steps=steps, cycle_momentum=False)
+
+
+class AveragedWeights:
+    """A moving average of a network's weights (Polyak and Juditsky 1992), or the network itself with a decay of 0.
+
+    Args:
+        model: the network, on its device and in its memory format.
+        decay: share of the average that is kept at every step, from 0 to less than 1.
+
+    Attributes:
+        average: the averaged network; None with a decay of 0.
+    """
+
+    def __init__(self, model: ExpressionClassifier, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self.average = AveragedModel(model) if decay else None
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averaged weights towards the network's by 1 - decay; the first time they become equal.
+
+        `AveragedModel.update_parameters` does the same but waits for the GPU at every step. BatchNorm's statistics are
+        not averaged, since they are those of other weights: `network` measures them anew.
+        """
+        if self.average is None:
+            return
+        averaged, current = list(self.average.module.parameters()), list(self._model.parameters())
+        if self.average.n_averaged > 0:
+            torch._foreach_lerp_(averaged, current, 1 - self._decay)
+        else:
+            torch._foreach_copy_(averaged, current)
+        self.average.n_averaged += 1  # a counter on the CPU
+
+    def network(self, loader: FaceLoader, augment: nn.Module, hardware: Hardware) -> ExpressionClassifier:
+        """Return the network to validate and keep.
+
+        BatchNorm's statistics of an average are measured anew, over the first `STATISTICS_FACES` of a training epoch:
+        an average of many networks has smaller activations than each of them, so their averaged statistics do not fit
+        it while the learning rate is high (Izmailov et al., "Averaging weights leads to wider optima", UAI 2018).
+        """
+        if self.average is None:
+            return self._model
+        batches = itertools.islice(loader, math.ceil(STATISTICS_FACES / min(loader.batch_size, len(loader.dataset))))
+        images = (augment(batch.images).contiguous(memory_format=hardware.memory_format) for batch in batches)
+        with hardware.computing():
+            update_bn(images, self.average.module)
+        return self.average.module
+
+
+class Predictions(NamedTuple):
+    """Scores of every branch (B, N, K) float32, class indices (N,), and the faces' positions in the data set (N,)."""
+
+    branch_logits: Tensor
+    targets: Tensor
+    indices: Tensor
+
+
+@torch.inference_mode()
+def predict_dataset(model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware) -> Predictions:
+    """Score every face of a loader with every branch, in evaluation mode; the result is on the CPU."""
+    model.eval()
+    logits, targets, indices = [], [], []
+    with show_progress(f"score {loader.dataset.name}", len(loader), " batches", hardware) as progress:
+        for batch in loader:
+            outputs = hardware.forward(model, batch.images, batch)
+            logits.append(model.branch_logits(outputs).float())
+            targets.append(class_indices(batch.targets))
+            indices.append(hardware.gather(hardware.to_device(batch.indices), batch.shares))
+            progress.update()
+    return Predictions(torch.cat(logits, dim=1).cpu(), torch.cat(targets).cpu(), torch.cat(indices).cpu())
+
+
+def validate(model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware) -> dict[str, float]:
+    """Return loss (per face, of the ensemble) and accuracy of the ensemble and of each branch."""
+    hardware.share_buffers(model)
+    branch_logits, targets, _ = predict_dataset(model, loader, hardware)
+    probabilities = model.combine(branch_logits)
+    correct = branch_logits.argmax(dim=2) == targets
+    return {
+        "validation_loss": nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), targets).item(),
+        "validation_accuracy": (probabilities.argmax(dim=1) == targets).double().mean().item(),
+        **{f"validation_accuracy_branch_{b}": c.double().mean().item() for b, c in enumerate(correct, start=1)},
+    }
+
+
+def show_progress(description: str, total: int, unit: str, hardware: Hardware) -> tqdm:
+    """Return a progress bar on a terminal or in a notebook; elsewhere, and in all but the first process, nothing."""
+    shown = hardware.is_main and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(total=total, desc=description, unit=unit, leave=False, mininterval=LOOK_INTERVAL, disable=not shown)
 
 
 class _Failure(NamedTuple):
@@ -170,189 +316,29 @@ def _stop_for(failed: _Failure, description: str, paths: list[Any]) -> None:
     )
 
 
-class Predictions(NamedTuple):
-    """Scores of every branch (B, N, K) float32, class indices (N,), and the faces' places in the data set (N,)."""
-
-    branch_logits: Tensor
-    targets: Tensor
-    indices: Tensor
-
-
-@torch.inference_mode()
-def predict_dataset(model: ExpressionClassifier, loader: DataLoader, hardware: Hardware) -> Predictions:
-    """Score every face of a loader with every branch, in evaluation mode; the result lies on the CPU."""
-    model.eval()
-    batches = loader.batch_sampler
-    logits, targets, indices = [], [], []
-    progress = tqdm(
-        loader, desc=f"score {loader.dataset.dataset.name}", unit=" batches", leave=False, mininterval=LOOK_INTERVAL,
-        disable=not hardware.is_main,
-    )  # fmt: skip
-    for number, batch in enumerate(progress):
-        images = resize(hardware.place(batch.images), model.image_size)
-        with hardware.autocast(), hardware.compiled_for(full_batch=False):
-            outputs = model(images.contiguous(memory_format=hardware.memory_format))
-        shares = batches.shares(number)
-        logits.append(hardware.gather(model.branch_logits(outputs).float(), shares))
-        targets.append(hardware.gather(hardware.place(class_indices(batch.targets)), shares))
-        indices.append(hardware.gather(hardware.place(batch.indices), shares))
-    return Predictions(torch.cat(logits, dim=1).cpu(), torch.cat(targets).cpu(), torch.cat(indices).cpu())
+def _warnings(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the diversity terms of an epoch without a gradient, each with what to say of it."""
+    for column, value in row.items():
+        name = column.removeprefix("similarity_")
+        message = describe_similarity(name, value) if name != column else None
+        if message:
+            yield name, message
 
 
-def validate(model: ExpressionClassifier, loader: DataLoader, hardware: Hardware) -> dict[str, float]:
-    """Return loss (per face, of the ensemble) and accuracy of the ensemble and of each branch."""
-    branch_logits, targets, _ = predict_dataset(model, loader, hardware)
-    probabilities = model.combine(branch_logits)
-    correct = branch_logits.argmax(dim=2) == targets
-    return {
-        "validation_loss": nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), targets).item(),
-        "validation_accuracy": (probabilities.argmax(dim=1) == targets).double().mean().item(),
-        **{f"validation_accuracy_branch_{b}": c.double().mean().item() for b, c in enumerate(correct, start=1)},
-    }
+def _in_words(name: str, value: float) -> str:
+    return f"{value:.1%}" if "accuracy" in name else f"{value:.3f}"
 
 
-def train_stage(
-    run: Run,
-    stage: int,
-    *,
-    num_epochs: int,
-    validation_interval: int,
-    model: ExpressionClassifier,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    train: DataLoader,
-    validation: DataLoader,
-    augment: nn.Module,
-    objective: Objective,
-    diversity: dict[str, DiversityLoss],
-    hardware: Hardware,
-    scheduler_interval: Literal["epoch", "step"] = "epoch",
-    weight_averaging: float = 0.0,
-    measure: Callable[[Any, Tensor], dict[str, Tensor]] | None = None,
-    validate: Validate = validate,
-    select_by: str = "validation_accuracy",
-) -> None:
-    """Train a stage to its end, from wherever the run stands, and leave the stage's best network in `model`.
-
-    After every epoch `last.pt` and `history.csv` are written. Every `validation_interval` epochs, and after the last,
-    the network is validated, and written to `best.pt` when its accuracy (`select_by`) is the highest of this stage.
-
-    Args beside those of `train_epoch`:
-        run: where the experiment stands, and where it is written.
-        stage: number of this stage.
-        num_epochs: length of the stage.
-        validation_interval: epochs between validations.
-        validation: the faces that the best epoch is chosen by.
-        scheduler: of the learning rates.
-        scheduler_interval: whether the scheduler counts epochs or steps.
-        weight_averaging: decay per step of a moving average of the weights (Polyak and Juditsky 1992), which is then
-            what is validated and kept; 0 for the weights themselves.
-        validate: what is measured on the validation faces.
-        select_by: which of that is to be high in the network that is kept.
-    """
-    warned = {name for row in run.history for name in diversity if describe_similarity(name, _recorded(row, name))}
-    model.to(hardware.device, memory_format=hardware.memory_format)
-    average = AveragedModel(model) if weight_averaging else None
-    kept = average.module if average else model
-    done = run.begin_stage(stage, model, optimizer, scheduler, average)
-    step_model = hardware.prepare(model, steps=num_epochs * len(train))  # of the whole stage: so does a continued one
-
-    def after_step() -> None:
-        if scheduler_interval == "step":
-            scheduler.step()
-        if average:
-            update_average(average, model, weight_averaging)
-
-    for epoch in range(done + 1, num_epochs + 1):
-        began = time.perf_counter()
-        row: dict[str, Any] = {"stage": stage, "epoch": epoch, "learning_rate": max(scheduler.get_last_lr())}
-        row |= train_epoch(
-            model,
-            train,
-            step_model=step_model,
-            augment=augment,
-            objective=objective,
-            diversity=diversity,
-            optimizer=optimizer,
-            hardware=hardware,
-            description=f"stage {stage}, epoch {epoch}/{num_epochs}",
-            measure=measure,
-            after_step=after_step,
-        )
-        row["images_per_second"] = len(train.dataset) / (time.perf_counter() - began)
-        if scheduler_interval == "epoch":
-            scheduler.step()
-        if epoch % validation_interval == 0 or epoch == num_epochs:
-            if average:
-                refresh_statistics(kept, train, augment, hardware)
-            hardware.share_buffers(kept)
-            row |= validate(kept, validation, hardware)
-            if row[select_by] > run.best:
-                run.best = row[select_by]
-                run.save_best(kept, stage=stage, epoch=epoch, num_epochs=num_epochs, **{select_by: run.best})
-        run.history.append(row)
-        run.save_last(epoch, model, optimizer, scheduler, average)
-        tqdm.write(_epoch_line(row, num_epochs))
-        for name in diversity:
-            message = describe_similarity(name, _recorded(row, name))
-            if message and name not in warned:
-                warnings.warn(message, stacklevel=2)
-                warned.add(name)
-    hardware.wait_for_everyone()  # the first process has written best.pt
-    run.load_best(model)
-
-
-def one_cycle(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Return a schedule by steps: every group's rate rises to its own and falls to nearly zero (Smith 2018)."""
-    highest = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, highest, total_steps=steps, cycle_momentum=False)
-
-
-@torch.no_grad()
-def update_average(average: AveragedModel, model: nn.Module, decay: float) -> None:
-    """Move averaged weights towards the network's by 1 - `decay`; the first time they become equal.
-
-    `AveragedModel.update_parameters` does the same but waits for the GPU at every step. BatchNorm's statistics are not
-    averaged, since they are those of other weights: `refresh_statistics` measures them anew.
-    """
-    averaged, current = list(average.module.parameters()), list(model.parameters())
-    if average.n_averaged > 0:
-        torch._foreach_lerp_(averaged, current, 1 - decay)
-    else:
-        torch._foreach_copy_(averaged, current)
-    average.n_averaged += 1  # a counter on the CPU
-
-
-def refresh_statistics(model: ExpressionClassifier, loader: DataLoader, augment: nn.Module, hardware: Hardware) -> None:
-    """Measure BatchNorm's statistics anew, over the first `STATISTICS_FACES` of a training epoch.
-
-    An average of many networks has smaller activations than each of them, so their averaged statistics do not fit it
-    while the learning rate is high (Izmailov et al., "Averaging weights leads to wider optima", UAI 2018).
-    """
-    batches = math.ceil(STATISTICS_FACES / loader.batch_sampler.bounds[1])
-    images = (
-        augment(resize(hardware.place(batch.images), model.image_size)).contiguous(memory_format=hardware.memory_format)
-        for batch in itertools.islice(loader, batches)
-    )
-    with hardware.autocast(), hardware.compiled_for(full_batch=False):
-        update_bn(images, model)
-
-
-def _recorded(row: dict[str, Any], name: str) -> float:
-    return row.get(f"similarity_{name}", float("nan"))
-
-
-def _epoch_line(row: dict[str, Any], num_epochs: int) -> str:
+def _epoch_line(epoch: Epoch) -> str:
     left_out = ("train_loss_", "validation_loss", "validation_accuracy_branch")
     parts = [
-        f"{name.removeprefix('train_').replace('_', ' ')} {_say(name, value)}"
-        for name, value in row.items()
+        f"{name.removeprefix('train_').replace('_', ' ')} {_in_words(name, value)}"
+        for name, value in epoch.row.items()
         if name.startswith(("train_", "validation_")) and not name.startswith(left_out)
     ]
     parts += [
         f"{name.replace('_', ' ')} {value:.2g}"
-        for name, value in row.items()
+        for name, value in epoch.row.items()
         if name.startswith("similarity_") and value == value
     ]
-    line = f"stage {row['stage']}, epoch {row['epoch']}/{num_epochs}: " + ", ".join(parts)
-    return f"{line}, {row['images_per_second']:.0f} images/s"
+    return f"{epoch}: {', '.join(parts)}, {epoch.row['images_per_second']:.0f} images/s"

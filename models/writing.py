@@ -1,0 +1,91 @@
+"""Writes files and folders as a whole or not at all: beside their place first, then renamed into it.
+
+No reader ever sees half of one, and what was there before stays until the new one is complete.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+DAY = 86_400  # seconds
+TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter|iostream")  # what torch.save says when a disk is full
+
+
+@contextlib.contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a path in the same folder to write to, and put what was written there in the place of `path` at the end.
+
+    Args:
+        path: the file to write, or an empty or missing folder.
+        durable: wait until a file is on the disk, so that it survives a loss of power; slow for thousands of files.
+
+    Raises:
+        OSError: when it cannot be written or put in its place; it names the file. What was there before stays, and
+            nothing unfinished is left.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # of this process alone
+    what_to_do = "free space or name another folder"
+    try:
+        yield temporary
+        if durable and temporary.is_file():
+            with temporary.open("r+b") as file:  # Windows flushes what is open for writing only
+                os.fsync(file.fileno())
+        what_to_do = "close it where another program has it open, and start again"
+        temporary.replace(path)
+    except BaseException as error:
+        _remove(temporary)
+        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
+            raise _named(path, error, what_to_do) from error
+        raise
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` with a path beside `path`, then put the file in its place; see `replacing`."""
+    remove_unfinished(path.parent, f".{glob.escape(path.stem)}.*.partial*", older_than=DAY)
+    with replacing(path) as temporary:
+        write(temporary)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write plain values as indented JSON, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8"))
+
+
+def remove_unfinished(folder: Path, pattern: str = ".*.partial*", older_than: float = 0) -> None:
+    """Remove what processes that were killed left half written in a folder.
+
+    Args:
+        folder: where to look.
+        pattern: of the names.
+        older_than: seconds; younger files may belong to another process that runs now.
+    """
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # another process may have removed it, or hold it open
+            if time.time() - leftover.stat().st_mtime >= older_than:
+                leftover.unlink()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            for inner in path.iterdir():
+                _remove(inner)
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _named(path: Path, error: Exception, what_to_do: str) -> OSError:
+    """Return the error of a file that could not be written, of the same kind, with the file's name."""
+    number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, RuntimeError):
+        reason = "the disk took no more"  # torch.save reports the place where its writer stood instead
+    message = f"{path.absolute()} could not be written: {reason}. What was there before is untouched; {what_to_do}"
+    return OSError(number, message) if number else OSError(message)

@@ -1,0 +1,1 @@
+"""Scores and compares trained networks, looks data sets over, and writes the report."""

@@ -1,0 +1,360 @@
+"""Looks a data set over before a night of training is spent on it: `python -m utils.udata check DATASET ROOT`.
+
+Says which layout was found, how many faces each class of each split has beside the published numbers, which pictures
+cannot be read whole, which stand there twice or in two splits, whether the labels seem to follow another order, and
+what to do about each.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm.auto import tqdm
+from tyro.extras import subcommand_cli_from_dict
+
+from models import load_model
+from models.classifier import EMOTIONS, ExpressionClassifier
+from models.console import one_line_errors
+from models.weights import SHIPPED
+from utils.evaluation.copies import Content, Finding, Split, check_copies, content_of, some
+from utils.preparing.annotations import find_affect_net
+from utils.preparing.folder import Listing
+from utils.preparing.table import printable
+from utils.udata import (
+    FERPLUS_VOTES_TO_EMOTIONS,
+    RAFDB,
+    RAFDB_TO_EMOTIONS,
+    AffectNet,
+    DatasetError,
+    FaceDataset,
+    FERPlus,
+    read_image,
+)
+
+SAMPLE = 800  # faces of a split that the network is asked about
+FEWEST = 5  # faces of a class from which its recall counts
+LOST = ("links to nothing", "folders that cannot be read", "special files")  # `Listing.lost`
+CROSSED = 0.15  # how much more of each class a network finds under another's label for the two to be exchanged
+FER2013_ORDER = (6, 5, 4, 1, 2, 3, 0)  # the classes of Kaggle's fer2013.csv as ours
+PLEASANT = {1: 1, 2: -1, 4: -1, 5: -1, 6: -1, 7: -1}  # sign of an emotion's mean valence, where it has a clear one
+
+
+class PublishedDataset(NamedTuple):
+    """A data set as it is published.
+
+    Attributes:
+        read: opens a split.
+        published: faces per class of each split, in our order; None where no number is published.
+        optional: splits that training does without.
+        source: where the numbers are from.
+    """
+
+    read: Callable[[Path, str], FaceDataset]
+    published: dict[str, tuple[int, ...] | None]
+    optional: tuple[str, ...]
+    source: str
+
+
+DATASETS = {
+    "affectnet": PublishedDataset(
+        lambda root, split: AffectNet(root, split),
+        {
+            "train": (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750),
+            "validation": (500,) * 8,
+            "unlabeled": None,
+        },
+        ("unlabeled",),
+        "Mollahosseini et al. 2019",
+    ),
+    "ferplus": PublishedDataset(
+        lambda root, split: FERPlus(root, split),
+        {
+            "train": (8733, 7284, 3022, 3136, 536, 116, 2098, 120),
+            "valid": (1180, 862, 348, 411, 60, 25, 289, 16),
+            "test": (1083, 892, 382, 394, 86, 16, 269, 15),
+        },
+        (),
+        "label.csv as published, majority rule",
+    ),
+    "rafdb": PublishedDataset(
+        lambda root, split: RAFDB(root, split),
+        {"train": (2524, 4772, 1982, 1290, 281, 717, 705), "test": (680, 1185, 478, 329, 74, 160, 162)},
+        (),
+        "Li et al. 2017",
+    ),
+}
+
+
+def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
+    """Look a data set over, print what was found, and return what is not as it should be.
+
+    Args:
+        dataset: a name in `DATASETS`.
+        root: where it lies, as in the training scripts.
+        network: a trained network whose answers the labels are compared with; None leaves that out.
+    """
+    known, model = DATASETS[dataset], load_model(network) if network else None
+    findings: list[Finding] = []
+    splits = []
+    for name in known.published:
+        try:
+            faces = known.read(root, name)
+        except DatasetError as error:
+            if name not in known.optional:
+                findings.append(Finding("error", f"{name}: {error}", _remedy_for_missing(dataset, root)))
+            continue
+        splits.append(Split(name, faces, [*faces.listing.files, *faces.listing.lost]))
+    for split in splits:
+        published = known.published[split.name]
+        print(_counts_table(split, published, known.source))
+        findings += check_counts(split, published) + check_left_out(split)
+    content, unreadable = read_all(list(dict.fromkeys(path for split in splits for path in split.files)))
+    findings += unreadable + check_copies(splits, content)
+    for split in splits:
+        findings += check_labels(split, known.published[split.name], model, set(content))
+    errors = sum(finding.level == "error" for finding in findings)
+    for finding in sorted(findings, key=lambda finding: finding.level):
+        print(printable(f"{finding.level}: {finding.text}", 4000) + f"\n    what to do: {finding.remedy}")
+    print(f"{root}: {errors} errors, {len(findings) - errors} notes")
+    return findings
+
+
+def check_counts(split: Split, published: Sequence[int] | None) -> list[Finding]:
+    """Compare the faces per class with the published numbers."""
+    found = _per_class(split.faces)
+    empty = [name for name, count in zip(split.faces.class_names, found, strict=True) if count == 0]
+    findings = []
+    if empty:
+        findings.append(
+            Finding(
+                "error",
+                f"{split.name}: no face of {', '.join(empty)}",
+                "look whether the labels begin at 0 and follow the order Neutral, Happiness, Sadness, Surprise, Fear, "
+                "Disgust, Anger, Contempt",
+            )
+        )
+    if published and tuple(found) != tuple(published):
+        findings.append(
+            Finding(
+                "note",
+                f"{split.name}: {sum(found):,} labelled faces, {sum(published):,} are published",
+                "unless this is a part of the data set on purpose, unpack or preprocess it again and look into "
+                "errors.csv for rows that could not be used",
+            )
+        )
+    return findings
+
+
+def check_left_out(split: Split) -> list[Finding]:
+    """Say what lies in the folders of a split and is not read, besides what is reported as unreadable."""
+    listing = split.faces.listing
+    others = Listing(left_out=Counter({why: n for why, n in listing.left_out.items() if why not in LOST}))
+    if not str(others):
+        return []
+    remedy = "look whether pictures are among them; what does not belong there does no harm"
+    return [Finding("note", f"{split.name}: left out {others}", remedy)]
+
+
+def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]:
+    """Decode every picture to its end; returns what they show, and a finding for those that cannot be read."""
+
+    def read(path: Path) -> Content | str:
+        if not path.is_file():  # a pipe would be waited for
+            return printable(f"{path} is a link to nothing, or no file", 400)
+        try:
+            with Image.open(path) as image:
+                image.load()  # refuses a file that lost its end, which OpenCV fills with grey
+                return content_of(image)
+        except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
+            size = f"{path.stat().st_size:,}" if path.is_file() else "no"
+            return printable(f"{path} ({size} bytes): {error}", 400)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
+        contents = list(tqdm(pool.map(read, paths), "read every picture", len(paths), unit=" pictures", leave=False))
+    broken = [value for value in contents if isinstance(value, str)]
+    findings = [
+        Finding(
+            "error",
+            f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}",
+            "restore them from the archive, or preprocess those rows again",
+        )
+    ]
+    content = {path: value for path, value in zip(paths, contents, strict=True) if isinstance(value, Content)}
+    return content, findings if broken else []
+
+
+def check_labels(
+    split: Split, published: Sequence[int] | None, model: ExpressionClassifier | None, readable: set[Path]
+) -> list[Finding]:
+    """Look whether labels seem to stand in another order, by class sizes, valence and a network's answers.
+
+    Each kind of evidence is a fit of the labels to the emotions. Where the labels as they are fit badly and another
+    order fits far better, that order is named.
+    """
+    faces, K = split.faces, len(split.faces.class_names)
+    remedy = (
+        "put the labels into the order Neutral, Happiness, Sadness, Surprise, Fear, Disgust, Anger, Contempt; for "
+        "RAF-DB keep the official layout or name the folders 1..7, which is read as the official order"
+    )
+    findings = []
+
+    def judge(fit: Callable[[np.ndarray], float], evidence: str, bad: float, better: float) -> None:
+        own = fit(np.arange(K))
+        name, best = max(((name, fit(np.array(order))) for name, order in orders(K).items()), key=lambda pair: pair[1])
+        if own < bad <= best and best > own + better:
+            text = (
+                f"{split.name}: the labels look like {name}, not our order ({evidence}: {best:.2f} against {own:.2f})"
+            )
+            findings.append(Finding("error", text, remedy))
+
+    found = _per_class(faces)
+    if published and sum(found):
+        shares, expected = np.array(found) / sum(found), np.array(published) / sum(published)
+        fit = lambda order: 1 - np.abs(shares - expected[order]).sum() / 2  # noqa: E731
+        judge(fit, "overlap with the published class sizes", 0.8, 0.1)
+    affect = getattr(faces, "affect", None)
+    if affect is not None:
+        valence = [affect[(faces.labels == label) & (np.abs(affect[:, 0]) <= 1), 0] for label in range(K)]
+        means = {label: values.mean() for label, values in enumerate(valence) if len(values) >= FEWEST}
+        if set(means) >= set(PLEASANT) & set(range(K)):
+            judge(
+                lambda order: np.mean([PLEASANT[order[k]] * v for k, v in means.items() if order[k] in PLEASANT]),
+                "mean valence in the direction of the emotion", 0.2, 0.2,
+            )  # fmt: skip
+    if model is not None:
+        answers, labels = ask(model, faces, readable)
+        if (np.bincount(labels, minlength=K) >= FEWEST).sum() < K / 2:  # too few faces to tell
+            return findings
+        judge(lambda order: _recall(answers, order[labels], K), "recall of a network", 0.3, 0.2)
+        if not findings and _recall(answers, labels, K) < 1.5 / K:
+            findings.append(
+                Finding(
+                    "error",
+                    f"{split.name}: the labels fit the faces no better than chance (mean recall of the network "
+                    f"{_recall(answers, labels, K):.2f})",
+                    "look whether the rows of the label file have moved against the pictures; on pictures unlike "
+                    "photographs of faces, leave this out with --network None",
+                )
+            )
+        if not findings:
+            findings += check_exchanged(split, answers, labels)
+    return findings
+
+
+def check_exchanged(split: Split, answers: np.ndarray, labels: np.ndarray) -> list[Finding]:
+    """Find classes that a network's answers say are exchanged, while the others stand where they should."""
+    names = split.faces.class_names
+    K = len(names)
+    counts = np.zeros((K, K))
+    np.add.at(counts, (labels, answers), 1)
+    shares = counts / np.maximum(
+        counts.sum(axis=1, keepdims=True), 1
+    )  # of the faces under a label, what they look like
+    enough = counts.sum(axis=1) >= FEWEST
+    moves = np.array([move for move in permutations(range(K)) if all(enough[k] or move[k] == k for k in range(K))])
+    best = moves[shares[np.arange(K), moves].sum(axis=1).argmax()]
+    findings, seen = [], set()
+    for first in range(K):
+        cycle = [first]
+        while best[cycle[-1]] != first:
+            cycle.append(int(best[cycle[-1]]))
+        gain = sum(shares[k, best[k]] - shares[k, k] for k in cycle) / len(cycle)
+        if len(cycle) > 1 and gain > CROSSED and not seen & set(cycle):
+            looks = ", ".join(f"{shares[k, best[k]]:.0%} of {names[k]} as {names[best[k]]}" for k in cycle)
+            findings.append(
+                Finding(
+                    "note",
+                    f"{split.name}: {' and '.join(names[k] for k in cycle)} look exchanged to the network, which sees "
+                    f"{looks}, while the other classes stand where they should",
+                    "look at some faces of these classes, and exchange their folders or labels where they are wrong",
+                )
+            )
+        seen |= set(cycle)
+    return findings
+
+
+def orders(K: int) -> dict[str, Sequence[int]]:
+    """Return the orders that labels of K classes are found in, as lists of our classes."""
+    names = list(EMOTIONS[:K])
+    found = {
+        "our order shifted by one (they begin at 1)": [(label - 1) % K for label in range(K)],
+        "our order shifted back by one": [(label + 1) % K for label in range(K)],
+        "the alphabetical order of the emotions": [names.index(name) for name in sorted(names)],
+    }
+    if K == 7:
+        return found | {
+            "RAF-DB's official order, counted from 0": [RAFDB_TO_EMOTIONS[label] for label in range(1, 8)],
+            "FER2013's order": FER2013_ORDER,
+        }
+    return found | {"FER+'s order of votes": FERPLUS_VOTES_TO_EMOTIONS}
+
+
+def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a network says of a sample of the faces, as many of each class where there are, and their labels."""
+    rng, K = np.random.default_rng(0), len(faces.class_names)
+    places = [place for place in rng.permutation(len(faces)).tolist() if faces.paths[place] in readable]
+    of_class = [[place for place in places if faces.labels[place] == label][: SAMPLE // K] for label in range(K)]
+    sample = [place for of_one in of_class for place in of_one]
+    answers = model.predict([read_image(faces.paths[place]) for place in sample]) if sample else np.empty((0, 8))
+    answers = answers[:, : len(faces.class_names)].argmax(1)
+    return np.asarray(answers), faces.labels[sample].astype(np.int64)
+
+
+def _recall(answers: np.ndarray, labels: np.ndarray, K: int) -> float:
+    """Return the mean recall over the classes that have enough faces."""
+    recalls = [(answers[labels == k] == k).mean() for k in range(K) if (labels == k).sum() >= FEWEST]
+    return float(np.mean(recalls)) if recalls else 0.0
+
+
+def _per_class(faces: FaceDataset) -> list[int]:
+    return np.bincount(faces.labels, minlength=len(faces.class_names)).tolist()
+
+
+def _counts_table(split: Split, published: Sequence[int] | None, source: str) -> str:
+    found = _per_class(split.faces)
+    lines = [f"{split.faces.name}: {len(split.files):,} pictures, {len(split.faces):,} of them labelled"]
+    heading = f"  {'':10s} {'found':>9s}" + (f" {'published':>9s}   ({source})" if published else "")
+    lines.append(heading)
+    for k, (name, count) in enumerate(zip(split.faces.class_names, found, strict=True)):
+        lines.append(f"  {name:10s} {count:9,}" + (f" {published[k]:9,}" if published else ""))
+    return "\n".join(lines)
+
+
+def _remedy_for_missing(dataset: str, root: Path) -> str:
+    if dataset == "affectnet":
+        try:
+            find_affect_net(root, root, 1)
+        except (OSError, ValueError):
+            return "name the folder that holds the layout named above"
+        return (
+            "this is AffectNet as it is released: run pre_process_affect_net on it first (README, Preparing the data)"
+        )
+    return "name the folder that holds the layout named above, or unpack the part that is missing into it"
+
+
+def command(
+    dataset: tyro.conf.Positional[Literal["affectnet", "ferplus", "rafdb"]],
+    root: tyro.conf.Positional[Path],
+    network: Path | None = SHIPPED,
+) -> int:
+    """Look a data set over: layout, counts, unreadable and doubled pictures, order of the labels.
+
+    Args:
+        dataset: which one it should be.
+        root: the folder that the scripts take as base_path_to_dataset.
+        network: a trained network whose answers the labels are compared with; None leaves that out.
+    """
+    return int(any(finding.level == "error" for finding in check(dataset, root, network)))
+
+
+if __name__ == "__main__":
+    with one_line_errors(command="utils.udata check"):
+        sys.exit(subcommand_cli_from_dict({"check": command}))

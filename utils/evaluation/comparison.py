@@ -1,0 +1,122 @@
+"""Several checkpoints on the same faces: paired differences, or mean and deviation over seeds."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import torch
+
+from models.classifier import ExpressionClassifier
+from models.weights import CheckpointError
+from models.writing import write_atomically
+from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
+from utils.evaluation.subset import ScoredFaces
+from utils.umetrics import Difference, compute_differences
+from utils.ureport import NUMBERS
+
+MAY_DIFFER_BETWEEN_SEEDS = {
+    "seed", "name_experiment", "base_path_to_dataset", "base_path_experiment", "base_path_to_cache", "cache",
+    "cache_gib", "device", "resume",
+}  # fmt: skip
+
+
+class SeedSummary(NamedTuple):
+    """Mean and standard deviation (with n - 1) of a number over runs that differ in their seed."""
+
+    mean: float
+    deviation: float
+    values: list[float]
+
+
+class Comparison(NamedTuple):
+    """Several checkpoints on the same faces.
+
+    Attributes:
+        differences: of every checkpoint from the first; None for seeds.
+        seeds: mean and deviation of every number; None where the checkpoints are no seeds of one experiment.
+        differing: variables in which the seeds' runs differ otherwise, with the value of each.
+    """
+
+    differences: dict[str, dict[str, Difference]] | None
+    seeds: dict[str, SeedSummary] | None
+    differing: dict[str, list[Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        differences = self.differences and {
+            name: {which: difference._asdict() for which, difference in found.items()}
+            for name, found in self.differences.items()
+        }
+        seeds = self.seeds and {name: summary._asdict() for name, summary in self.seeds.items()}
+        return {"differences_from_the_first": differences, "seeds": seeds, "variables_that_differ": self.differing}
+
+
+def check_seeds(
+    names: Sequence[str], models: Sequence[ExpressionClassifier], provenances: Sequence[Provenance]
+) -> None:
+    """Refuse checkpoints that cannot be runs of one experiment with several seeds.
+
+    Args:
+        names: what the checkpoints are called.
+        models: their networks.
+        provenances: how they came to be.
+
+    Raises:
+        CheckpointError: when there is one run only, runs are of different networks, or two have the same seed.
+    """
+    if len(names) < 2:
+        raise CheckpointError("one checkpoint is one seed; name the checkpoints of at least two, or leave --seeds out")
+    networks = [describe_network(model) for model in models]
+    if len(set(networks)) > 1:
+        listing = "; ".join(f"{name}: {network}" for name, network in zip(names, networks, strict=True))
+        raise CheckpointError(f"these are not seeds of one experiment: {listing}. Leave --seeds out to compare them")
+    known = [provenance.seed for provenance in provenances if provenance.seed is not None]
+    if len(set(known)) < len(known):
+        listing = ", ".join(f"{name} has seed {p.seed}" for name, p in zip(names, provenances, strict=True))
+        raise CheckpointError(f"two runs have the same seed ({listing}); leave --seeds out to compare them")
+
+
+def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comparison:
+    """Compare several checkpoints on the same faces.
+
+    Args:
+        results: two or more.
+        seeds: they are runs of one experiment: mean and deviation of the ensemble's numbers. Otherwise every one after
+            the first is compared with the first, on the same draws of the same faces.
+        seed: seed of the bootstrap.
+    """
+    if seeds:
+        values = {name: [getattr(result.ensemble, name) for result in results] for name in NUMBERS}
+        summaries = {name: SeedSummary(mean(found), stdev(found), found) for name, found in values.items()}
+        return Comparison(None, summaries, _differing_variables(results))
+    first = results[0]
+    differences = {
+        result.name: compute_differences(
+            first.probabilities, result.probabilities, first.predictions.targets, first.labels, seed
+        )
+        for result in results[1:]
+    }
+    return Comparison(differences, None, {})
+
+
+def write_choices(results: Sequence[ScoredCheckpoint], faces: ScoredFaces, path: Path) -> None:
+    """Write one row per face: file, label, and the prediction of every checkpoint."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["file", "label", *(result.name for result in results)])
+    labels, predictions = results[0].labels, results[0].predictions
+    choices = torch.stack([result.probabilities.argmax(dim=1) for result in results], dim=1)  # (N, checkpoints)
+    for index, target, chosen in zip(predictions.indices, predictions.targets, choices, strict=True):
+        file = faces.file_name(faces.dataset.paths[int(index)])
+        writer.writerow([file, labels[int(target)], *(labels[choice] for choice in chosen.tolist())])
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
+
+
+def _differing_variables(results: Sequence[ScoredCheckpoint]) -> dict[str, list[Any]]:
+    recorded = [result.provenance.variables for result in results]
+    names = sorted(set().union(*recorded) - MAY_DIFFER_BETWEEN_SEEDS)
+    values = {name: [variables.get(name) for variables in recorded] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}

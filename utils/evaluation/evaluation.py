@@ -1,0 +1,291 @@
+"""Everything that is measured of one checkpoint, where it comes from, and what its results are called."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.classifier import ExpressionClassifier
+from models.esr import ESR
+from models.inference import optimize_for_inference
+from models.weights import FORMAT, CheckpointError, read_tensors
+from utils.evaluation.branches import Disagreement, Similarity, measure_disagreement, watch_features
+from utils.media.output import common_folder
+from utils.uaffect import AffectMetrics, compute_affect_metrics
+from utils.udata import FaceDataset
+from utils.uhardware import Hardware
+from utils.umetrics import Metrics
+from utils.upipeline import FaceLoader
+from utils.ureport import score
+from utils.utrain import Predictions, predict_dataset
+
+ENSEMBLE = "ensemble (mean)"
+MISTAKES = 12
+
+
+class Selection(NamedTuple):
+    """The faces that an epoch was chosen by: data set, its split, and what they were called."""
+
+    source: str
+    split: str
+    name: str
+
+
+class Provenance(NamedTuple):
+    """How a network came to be, as far as its checkpoint says.
+
+    Attributes:
+        variables: the variables of its experiment; empty for published weights.
+        measured: stage, epoch and validation accuracy of the weights; empty likewise.
+        selected_on: the faces that the epoch was chosen by, or None where that is not recorded.
+        is_last: whether these are the weights after the last epoch, which nothing was chosen by.
+    """
+
+    variables: dict[str, Any]
+    measured: dict[str, Any]
+    selected_on: Selection | None
+    is_last: bool = False
+
+    @property
+    def selection(self) -> str:
+        """The faces that the epoch was chosen by, in words."""
+        if self.is_last:
+            return "nothing: these are the weights after the last epoch"
+        return self.selected_on.name if self.selected_on else "not recorded"
+
+    def was_selected_on(self, faces: FaceDataset) -> bool:
+        """Tell whether the epoch was chosen by faces of this split."""
+        chosen_by = self.selected_on
+        return chosen_by is not None and (chosen_by.source, chosen_by.split) == (faces.source, faces.split)
+
+    @property
+    def found(self) -> str | None:
+        """Stage, epoch and validation accuracy of the weights in words, or None where they are not recorded."""
+        if not self.measured:
+            return None
+        parts = ["stage {stage}, epoch {epoch}".format(**self.measured)]
+        if "num_epochs" in self.measured:
+            parts[0] += f" of {self.measured['num_epochs']}"
+        if "validation_accuracy" in self.measured:
+            parts.append(f"{self.measured['validation_accuracy']:.2%} when it was selected")
+        return ", ".join(parts)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run, or None where that is not recorded."""
+        return self.variables.get("seed")
+
+
+class Mistake(NamedTuple):
+    """A face that a network labels wrongly: its file, both labels, and the probability of the wrong one."""
+
+    path: Path
+    label: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ScoredCheckpoint:
+    """A checkpoint and all that was measured of it.
+
+    Attributes:
+        name: what the checkpoint is called in tables.
+        description: architecture, branches and size in a few words.
+        predicts_affect: whether the network also has heads for valence and arousal.
+        affect: valence and arousal of the faces that have them; None for a network or data without.
+        probabilities: of the ensemble by mean, (N, K).
+        metrics: of the ensemble by mean and by vote, and of every branch.
+        branches: what the branches are called in pictures.
+        similarity: None for a network with one branch or without features to compare.
+        disagreement: None for a network with one branch.
+        mistakes: the surest first.
+    """
+
+    name: str
+    path: Path
+    description: str
+    predicts_affect: bool
+    affect: AffectMetrics | None
+    labels: tuple[str, ...]
+    provenance: Provenance
+    predictions: Predictions
+    probabilities: Tensor
+    metrics: dict[str, Metrics]
+    branches: tuple[str, ...]
+    similarity: Similarity | None
+    disagreement: Disagreement | None
+    mistakes: list[Mistake]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: where the checkpoint comes from, and its numbers."""
+        return {
+            "checkpoint": str(self.path),
+            "network": self.description,
+            "selected_on": self.provenance.selection,
+            "seed": self.provenance.seed,
+            "found": self.provenance.measured,
+            **{name: metrics.as_dict() for name, metrics in self.metrics.items()},
+            "affect": self.affect and self.affect.as_dict(),
+            "similarity": self.similarity and self.similarity.as_dict(),
+            "disagreement": self.disagreement and self.disagreement.as_dict(),
+        }
+
+    @property
+    def ensemble(self) -> Metrics:
+        """The metrics of the network's own mixture of its branches."""
+        return self.metrics[ENSEMBLE]
+
+
+def evaluate_model(
+    model: ExpressionClassifier,
+    path: Path,
+    name: str,
+    provenance: Provenance,
+    loader: FaceLoader,
+    hardware: Hardware,
+    seed: int,
+) -> ScoredCheckpoint:
+    """Score a network on the faces of a loader, which is not shuffled.
+
+    Args:
+        model: the network, on its device.
+        path: its checkpoint.
+        name: what to call it.
+        provenance: from `read_provenance`.
+        loader: of the faces.
+        hardware: see `utils.uhardware.choose_hardware`.
+        seed: seed of the bootstrap.
+    """
+    faces = loader.dataset
+    fast = optimize_for_inference(model, hardware.precision)
+    with watch_features(fast, len(faces)) as sample:
+        predictions = predict_dataset(fast, loader, hardware)
+    probabilities = model.combine(predictions.branch_logits)
+    return ScoredCheckpoint(
+        name=name,
+        path=path,
+        description=describe_network(model),
+        predicts_affect=model.predicts_affect,
+        affect=measure_affect(model, predictions, faces, seed) if model.predicts_affect else None,
+        labels=model.labels,
+        provenance=provenance,
+        predictions=predictions,
+        probabilities=probabilities,
+        metrics=score(model, predictions, seed),
+        branches=model.branch_names,
+        similarity=sample.similarity,
+        disagreement=measure_disagreement(predictions.branch_logits, predictions.targets),
+        mistakes=find_mistakes(probabilities, predictions, faces, model.labels),
+    )
+
+
+def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, seed: int) -> AffectMetrics | None:
+    """Score valence and arousal on the faces that have them; None where there are none."""
+    annotated = getattr(faces, "affect", None)  # (N, 2), of AffectNet
+    if annotated is None:
+        return None
+    targets = torch.from_numpy(annotated)[predictions.indices]
+    known = (targets.abs() <= 1).all(dim=1)
+    if not known.any():
+        return None
+    predicted = model.mean_affect(predictions.branch_logits).cpu()
+    return compute_affect_metrics(predicted[known], targets[known], seed)
+
+
+def describe_network(model: ExpressionClassifier) -> str:
+    """Say in a few words what a network is."""
+    num_branches = len(model.branch_names)
+    branches = "1 branch" if num_branches == 1 else f"{num_branches} branches"
+    attention = {True: "with attention, ", False: "without attention, "}.get(model.arguments.get("attention"), "")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    size = model.image_size
+    return f"{model.architecture}, {branches}, {attention}{size} × {size} pixels, {parameters:,} parameters"
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Read how a checkpoint came to be; the faces it was selected on stand in the metrics.json of its run."""
+    content = {} if path.is_dir() else read_tensors(path)
+    if content.get("format") != FORMAT:
+        return Provenance({}, {}, None)
+    variables = content.get("variables", {})
+    if "optimizer" in content:  # last.pt
+        measured = {name: content[name] for name in ("stage", "epoch")}
+        return Provenance(variables, measured, None, is_last=True)
+    measured = content.get("measured", {})
+    written = path.parent / "metrics.json"
+    try:
+        result = json.loads(written.read_text("utf-8")) if written.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{written} is no JSON ({error}); run the training script again to write it") from error
+    same = isinstance(result, dict) and result.get("found") == measured
+    chosen_by = result.get("selected_on") if same else None
+    known = isinstance(chosen_by, dict) and chosen_by.keys() == set(Selection._fields)
+    return Provenance(variables, measured, Selection(**chosen_by) if known else None)
+
+
+def name_checkpoints(paths: Sequence[Path]) -> list[str]:
+    """Return a short name for every checkpoint: its folder and stem, with as many folders more as tell them apart.
+
+    Raises:
+        ValueError: when a checkpoint is named twice.
+    """
+    resolved = [path.absolute() for path in paths]
+    for place, path in enumerate(resolved):
+        if path in resolved[:place]:
+            raise ValueError(f"{path} is named twice; name every checkpoint once")
+    parts = [path.parts[1:] if path.is_dir() else (*path.parts[1:-1], path.stem) for path in resolved]
+    if len(set(parts)) < len(parts):  # best.pt and best.pth
+        parts = [path.parts[1:] for path in resolved]
+    depth = 2
+    while len({own[-depth:] for own in parts}) < len(parts):
+        depth += 1
+    return ["/".join(own[-depth:]) for own in parts]
+
+
+def choose_folders(paths: Sequence[Path], names: Sequence[str], output: Path | None, ending: str) -> list[Path]:
+    """Return where the results of every checkpoint go, and last where their comparison goes.
+
+    Args:
+        paths: the checkpoints.
+        names: what they are called, from `name_checkpoints`.
+        output: folder for all results; None for beside each checkpoint, and the folder that holds all checkpoints (the
+            first one's where they lie on several drives).
+        ending: of every folder's name.
+
+    Raises:
+        ValueError: when two checkpoints' results would go to the same place.
+    """
+    if output:
+        folders = [output / f"{name.replace('/', '_')}{ending}" for name in names]
+    else:
+        folders = [path.with_name((path.name if path.is_dir() else path.stem) + ending) for path in paths]
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            "two checkpoints of the same name lie in one folder; choose a place for the results by --output"
+        )
+    parents = [path.absolute().parent for path in paths]
+    common = output or common_folder(parents) or parents[0]  # on several drives no folder holds all
+    return [*folders, common / f"comparison{ending}"]
+
+
+def find_mistakes(
+    probabilities: Tensor, predictions: Predictions, faces: FaceDataset, labels: Sequence[str], number: int = MISTAKES
+) -> list[Mistake]:
+    """Return the mistakes that a network is most sure of, the surest first."""
+    confidence, predicted = probabilities.max(dim=1)
+    wrong = torch.nonzero(predicted != predictions.targets).ravel()
+    order = wrong[torch.argsort(confidence[wrong], descending=True, stable=True)]
+    return [
+        Mistake(
+            faces.paths[int(predictions.indices[place])],
+            labels[int(predictions.targets[place])],
+            labels[int(predicted[place])],
+            float(confidence[place]),
+        )
+        for place in order[:number].tolist()
+    ]

@@ -1,0 +1,321 @@
+"""The report page: pictures, numbers and what stands behind them, in one HTML file that needs nothing else."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from models.writing import write_atomically
+from utils.evaluation.comparison import Comparison
+from utils.evaluation.evaluation import ScoredCheckpoint
+from utils.evaluation.subset import ScoredFaces
+from utils.ubootstrap import RESAMPLES
+from utils.udata import read_image
+from utils.umetrics import CALIBRATION_BINS, COMPARED
+from utils.uplot import (
+    plot_accuracy_against_disagreement,
+    plot_class_bars,
+    plot_confusion,
+    plot_faces,
+    plot_intervals,
+    plot_matrix,
+    plot_reliability,
+    write_figure,
+)
+from utils.ureport import NUMBERS, number, percent, signed, span
+
+TEMPLATE = "report.html.jinja"
+DPI = 200
+FEW_FACES = 30
+
+
+class Table(NamedTuple):
+    """A table of plain values; the first cell of every row is its heading."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+class Picture(NamedTuple):
+    """A picture with its words.
+
+    Attributes:
+        file: name of the PNG.
+        heading: what it is.
+        caption: how to read it.
+        alt: what is to be seen, for those who cannot see it.
+        content: the PNG.
+        numbers: what is drawn, as a table; None where the page has one elsewhere.
+    """
+
+    file: str
+    heading: str
+    caption: str
+    alt: str
+    content: bytes
+    numbers: Table | None
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URL."""
+        return "data:image/png;base64," + base64.b64encode(self.content).decode()
+
+
+def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> list[Picture]:
+    """Draw a checkpoint's pictures and write each into its folder."""
+    for pattern in ("similarity_*.png", "disagreement*.png", "mistakes.png"):  # of an earlier network at this place
+        for outdated in folder.glob(pattern):
+            outdated.unlink()
+    metrics, labels = result.ensemble, result.labels
+    subject = f"{result.name} on {faces.dataset.name}"
+    pictures = []
+
+    def add(file: str, heading: str, figure: Any, caption: str, alt: str, numbers: Table | None = None) -> None:
+        content = write_figure(figure, folder / file, DPI)
+        pictures.append(Picture(file, heading, caption, alt, content, numbers))
+
+    add(
+        "confusion_matrix.png",
+        "Confusion matrix",
+        plot_confusion(metrics.confusion, labels, subject),
+        "Each row shows, in percent of its faces, what the faces of one label were called. An empty cell holds none.",
+        f"Confusion matrix. {_largest_confusion(metrics.confusion, labels)}",
+        Table("Number of faces; rows are labels, columns predictions", labels, _rows(labels, metrics.confusion)),
+    )
+    bins = metrics.reliability
+    edges = [f"{b / CALIBRATION_BINS:.2f} to {(b + 1) / CALIBRATION_BINS:.2f}" for b in range(CALIBRATION_BINS)]
+    add(
+        "reliability.png",
+        "Reliability",
+        plot_reliability(bins, subject),
+        f"Accuracy of the faces in each of {CALIBRATION_BINS} bins of confidence, and how many faces each bin holds. "
+        "Below the dashed line the network is surer than it is right. The calibration error is the mean distance from "
+        "the line, weighted by the number of faces.",
+        f"Reliability diagram; the calibration error is {metrics.calibration_error:.3f}.",
+        Table(
+            "Faces by confidence",
+            ("Faces", "Mean confidence", "Accuracy"),
+            [
+                (edge, f"{n:,}", *(percent(value) for value in values))
+                for edge, n, *values in zip(edges, bins.count, bins.confidence, bins.accuracy, strict=True)
+            ],
+        ),
+    )
+    add(
+        "classes.png",
+        "Precision and recall by class",
+        plot_class_bars(metrics, subject),
+        "Recall: share of the faces with this label that were called so. Precision: share of the faces called so that "
+        "have this label. Black lines are 95 % intervals; the table “By class” has the numbers.",
+        "Bars of recall and precision by class. The numbers stand in the table of this section.",
+    )
+    if result.similarity is not None:
+        for name, matrix in result.similarity.matrices.items():
+            parts, values = result.similarity.parts, matrix.tolist()
+            single = " Here there is one pair, and γ follows it: its value says little." if len(parts) == 2 else ""
+            add(
+                f"similarity_{name}.png",
+                f"Similarity, {name}",
+                plot_matrix(matrix, parts, "similarity", subject),
+                f"Mean of exp(−γ ‖xᵢ − xⱼ‖²) over {result.similarity.faces:,} faces for the {name} features x that the "
+                "diversity loss compares. γ is 1 over the median squared distance between the parts over these faces, "
+                "so that a typical pair has a similarity near 0.37 at any scale: pairs can be compared within a "
+                f"matrix, not between networks.{single}",
+                f"Matrix of {name} similarity between {len(parts)} parts of the network.",
+                Table(f"Similarity of {name} features", parts, _rows(parts, values, ".3f")),
+            )
+    if result.disagreement is not None:
+        different, branches = result.disagreement, result.branches
+        add(
+            "disagreement.png",
+            "Disagreement of branches",
+            plot_matrix(different.pairwise, branches, "% of the faces", subject, percent=True),
+            "Share of the faces for which two branches choose different classes.",
+            f"Matrix of disagreement between {len(branches)} branches, "
+            f"on average {percent(float(different.with_the_rest.mean()))} of the faces.",
+            Table("% of the faces", branches, _rows(branches, (100 * different.pairwise).tolist(), ".1f")),
+        )
+        add(
+            "disagreement_accuracy.png",
+            "Accuracy against disagreement",
+            plot_accuracy_against_disagreement(
+                different.with_the_rest, different.accuracy, branches, metrics.accuracy, subject
+            ),
+            "An ensemble gains from branches that are accurate and err on different faces: up and to the right.",
+            "Accuracy of every branch against its disagreement with the others.",
+            Table(
+                "Branches",
+                ("Accuracy", "Differs from another branch, mean"),
+                [
+                    (name, percent(float(accuracy)), percent(float(rest)))
+                    for name, accuracy, rest in zip(branches, different.accuracy, different.with_the_rest, strict=True)
+                ],
+            ),
+        )
+    if result.mistakes:
+        add(
+            "mistakes.png",
+            "Most confident mistakes",
+            plot_faces(
+                [read_image(mistake.path) for mistake in result.mistakes],
+                [f"{m.predicted} {m.confidence:.0%}\nlabel: {m.label}" for m in result.mistakes],
+                subject,
+            ),
+            "The wrong answers that the network is surest of; some of them may be wrong labels. Whether these faces "
+            "may be published is for the licence of the data set to say.",
+            "Grid of faces; the table below it has their files, labels and predictions.",
+            Table(
+                "Most confident mistakes",
+                ("Label", "Prediction", "Confidence"),
+                [(faces.file_name(m.path), m.label, m.predicted, percent(m.confidence)) for m in result.mistakes],
+            ),
+        )
+    return pictures
+
+
+def draw_comparison(
+    results: Sequence[ScoredCheckpoint], comparison: Comparison, faces: ScoredFaces, folder: Path
+) -> list[Picture]:
+    """Draw several checkpoints' accuracies, and their differences from the first, and write them into a folder."""
+    for outdated in folder.glob("difference_*.png"):  # of an earlier comparison at this place
+        outdated.unlink()
+    names, metrics = [result.name for result in results], [result.ensemble for result in results]
+    pictures = []
+
+    def add(file: str, heading: str, figure: Any, caption: str) -> None:
+        alt = f"{heading}; the numbers stand in the table above."
+        pictures.append(Picture(file, heading, caption, alt, write_figure(figure, folder / file, DPI), None))
+
+    accuracies = plot_intervals(
+        names, [m.accuracy for m in metrics], [m.accuracy_interval for m in metrics],
+        "accuracy (%)", f"Accuracy on {faces.dataset.name}", zero=False,
+    )  # fmt: skip
+    add("accuracies.png", "Accuracy", accuracies, "Accuracy of the ensemble with its 95 % interval over faces.")
+    for name in COMPARED if comparison.differences else ():
+        found = [differences[name] for differences in comparison.differences.values()]
+        differences = plot_intervals(
+            names[1:], [d.value for d in found], [d.interval for d in found],
+            "percentage points", f"Difference of {NUMBERS[name]} from {names[0]}", zero=True,
+        )  # fmt: skip
+        add(
+            f"difference_{name}.png",
+            f"Difference of {NUMBERS[name]}",
+            differences,
+            "Difference with its 95 % paired interval; right of the dashed line is better than the first.",
+        )
+    return pictures
+
+
+def write_report(
+    path: Path,
+    faces: ScoredFaces,
+    results: Sequence[tuple[ScoredCheckpoint, list[Picture]]],
+    computed: str,
+    seed: int,
+    comparison: Comparison | None = None,
+    comparison_pictures: Sequence[Picture] = (),
+) -> None:
+    """Write the page, atomically.
+
+    Args:
+        path: HTML file to write.
+        faces: what was scored.
+        results: the checkpoints with their pictures.
+        computed: device and precision in words.
+        seed: seed of the bootstrap.
+        comparison: of several checkpoints, with its pictures.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "span": span, "signed": signed, "number": number}
+    environment.filters["affect"] = lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−")
+    environment.filters["affect_span"] = lambda interval: span(interval, "calibration_error")
+    first = results[0][0]
+    support = [sum(row) for row in first.ensemble.confusion]
+    most = support.index(max(support))
+    page = environment.get_template(TEMPLATE).render(
+        title=f"{first.name if len(results) == 1 else f'{len(results)} checkpoints'} on {faces.dataset.name}",
+        faces=faces,
+        n=len(faces.dataset),
+        support=dict(zip(first.labels, support, strict=True)),
+        constant=(first.labels[most], support[most] / sum(support)),
+        results=[
+            (result, pictures, list_warnings(result, faces), list_missing(result)) for result, pictures in results
+        ],
+        comparison=comparison,
+        comparison_pictures=comparison_pictures,
+        numbers={name: words[0].upper() + words[1:] for name, words in NUMBERS.items()},
+        compared=COMPARED,
+        few_faces=FEW_FACES,
+        draws=RESAMPLES,
+        bins=CALIBRATION_BINS,
+        seed=seed,
+        computed=computed,
+    )
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
+    """Say what makes a checkpoint's numbers look better, or less certain, than they are."""
+    warnings = []
+    provenance = result.provenance
+    if faces.split == "train":
+        warnings.append(
+            "These are faces of the training split: the numbers do not tell how the network does on others."
+        )
+    if provenance.was_selected_on(faces.dataset):
+        warnings.append("The epoch was selected on these very faces: on others it would probably do worse.")
+    if provenance.selected_on is None and provenance.variables and not provenance.is_last:
+        warnings.append(
+            "Which faces the epoch was selected on is not recorded beside this checkpoint; if it was these, on "
+            "others it would probably do worse."
+        )
+    few = [
+        label for label, row in zip(result.labels, result.ensemble.confusion, strict=True) if 0 < sum(row) < FEW_FACES
+    ]
+    if few:
+        warnings.append(
+            f"Fewer than {FEW_FACES} faces: {', '.join(few)}. Their intervals are rough, and a share of 0 or 100 % has "
+            "an interval without width, because draws cannot show what did not happen."
+        )
+    absent = [label for label, row in zip(result.labels, result.ensemble.confusion, strict=True) if not sum(row)]
+    if absent:
+        warnings.append(f"No faces with the label {', '.join(absent)}: left out of the mean class accuracy.")
+    return warnings
+
+
+def list_missing(result: ScoredCheckpoint) -> list[str]:
+    """Say what was not computed for a checkpoint, and why."""
+    missing = []
+    if result.disagreement is None:
+        missing.append("Similarity and disagreement of branches: this network has a single branch.")
+    elif result.similarity is None:
+        missing.append("Similarity of branches: this network has no attention maps, nor other features to compare.")
+    if result.affect is None and result.predicts_affect:
+        missing.append("Valence and arousal, which this network also predicts: these faces have no such annotation.")
+    if not result.mistakes:
+        missing.append("Most confident mistakes: there are none.")
+    if not result.provenance.variables:
+        missing.append("Seed, selection and training variables: this checkpoint carries none.")
+    return missing
+
+
+def _rows(names: Sequence[str], values: Sequence[Sequence[float]], style: str = ",") -> list[tuple[str, ...]]:
+    return [(name, *(format(value, style) for value in row)) for name, row in zip(names, values, strict=True)]
+
+
+def _largest_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    """Say which mistake is the most frequent."""
+    wrong = [(n, r, c) for r, row in enumerate(confusion) for c, n in enumerate(row) if r != c]
+    most, row, column = max(wrong, key=lambda found: found[0])
+    if not most:
+        return "There are no mistakes."
+    return f"The most frequent mistake: {most:,} faces labelled {labels[row]} were called {labels[column]}."

@@ -1,0 +1,242 @@
+"""Which faces are scored: a split of a data set, or those of it that a list names."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.media.picture import PHOTO_SUFFIXES
+from utils.preparing.preprocess import SOURCES
+from utils.preparing.table import BadRow, Table, cells_or_none, printable, separator_of, text_lines
+from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
+
+HASH = re.compile(r"[0-9a-f]{32,64}")
+IDENTIFIER = re.compile(  # of a picture, wherever it stands in a name: FER+, RAF-DB, AffectNet's source pictures
+    r"(?<![0-9a-z])(?:fer\d{7}|(?:train|test)_\d{4,5}|[0-9a-f]{32,64})(?![0-9a-z])", re.IGNORECASE
+)
+NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
+UP_TO_PICTURE = re.compile(
+    rf"(.+(?:{'|'.join(map(re.escape, sorted(PHOTO_SUFFIXES, key=len, reverse=True)))}))(?=[\s,;\"]|$)", re.IGNORECASE
+)
+HEADER = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "picture", "path", "pth"}
+
+
+class Subset(NamedTuple):
+    """Faces chosen by a list of names.
+
+    Attributes:
+        faces: the part of the data set.
+        whole: number of faces of the data set.
+        listed: number of different names in the list.
+        unknown: names that no face has.
+    """
+
+    faces: FaceDataset
+    whole: int
+    listed: int
+    unknown: list[str]
+
+
+class ScoredFaces(NamedTuple):
+    """The faces that checkpoints are scored on, as results should name them.
+
+    Attributes:
+        dataset: the faces.
+        split: their part of the data set.
+        label_rule: how annotations became labels.
+        subset: how they were chosen, or None for all of the split.
+        root: folder that file names are relative to.
+    """
+
+    dataset: FaceDataset
+    split: str
+    label_rule: str
+    subset: Subset | None
+    root: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        subset = self.subset
+        return {
+            "data": self.dataset.name,
+            "split": self.split,
+            "label_rule": self.label_rule,
+            "n": len(self.dataset),
+            "subset": subset
+            and {"of": subset.whole, "names_listed": subset.listed, "names_not_in_the_data_set": subset.unknown},
+        }
+
+    def file_name(self, path: Path) -> str:
+        """Return a picture's file name relative to the data set's folder."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+
+def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
+    """Keep the faces whose names stand in a file, in the data set's order.
+
+    One name a line; other columns, empty lines, lines that begin with # and a header are left out. A line is a name as
+    a whole, or the cell that looks like a picture is, or the first one. Names are compared without extension and
+    without RAF-DB's "_aligned"; their folder counts only where several faces have the same name. Where no face has the
+    name, what identifies a picture in it does (FER+'s fer0000000, RAF-DB's test_0000, a hash), and AffectNet's faces
+    are found by the source picture that `pre_process_affect_net` noted in `sources.csv`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        DatasetError: when it is no text, no name is in the data set, or a name fits several faces.
+    """
+    if not names_file.is_file():
+        raise FileNotFoundError(f"no list of names at {names_file.absolute()}; expected one image name a line")
+    sources = read_sources(faces)
+    index = _Index(faces, sources)
+    found_by_name: dict[str, int | None] = {}
+    for number, line in text_lines(names_file, "a list with one image name a line"):
+        line = line.strip()
+        if line.startswith("#"):
+            continue
+        name, place = index.find(line, f"{names_file}, line {number}")
+        if place is None and not found_by_name and name.lower() in HEADER:
+            continue
+        if found_by_name.get(name) is None:
+            found_by_name[name] = place
+    chosen = sorted({place for place in found_by_name.values() if place is not None})
+    unknown = [printable(name, 300) for name, place in found_by_name.items() if place is None]
+    if not chosen:
+        listed = ", ".join(unknown[:3]) or "nothing"
+        by_row = AFFECTNET_NAME.fullmatch(faces.paths[0].stem) and not sources
+        why = (
+            "AffectNet's faces are named by row; these lists name source pictures. Run pre_process_affect_net again on "
+            f"the same folders: it keeps the faces and writes {SOURCES}, which leads from one to the other"
+            if by_row
+            else "is it the list of another data set or split?"
+        )
+        raise DatasetError(
+            f"none of the {len(found_by_name):,} names in {names_file} ({listed}) is a face of {faces.name}, "
+            f"whose files are named like {printable(faces.paths[0].name)}; {why}"
+        )
+    part = faces.subset(chosen, f"{faces.name}, subset {names_file.stem}")
+    return Subset(part, len(faces), len(found_by_name), unknown)
+
+
+def read_sources(faces: FaceDataset) -> dict[int, str]:
+    """Return the source pictures of AffectNet's faces, by place in the data set; empty where none are noted.
+
+    Raises:
+        DatasetError: when a table of them is damaged.
+    """
+    rows: dict[Path, dict[int, str]] = {}
+    found = {}
+    for place, path in enumerate(faces.paths):
+        match = AFFECTNET_NAME.fullmatch(path.stem)
+        if match is None:
+            continue
+        folder = path.parent.parent
+        if folder not in rows:
+            rows[folder] = _read_sources(folder / SOURCES) if (folder / SOURCES).is_file() else {}
+        if int(match[1]) in rows[folder]:
+            found[place] = rows[folder][int(match[1])]
+    return found
+
+
+def _read_sources(path: Path) -> dict[int, str]:
+    table = Table(path, ("row", "file"), wanted=SOURCES)
+    found = {}
+    for number, line in table.numbered():
+        try:
+            row = table.parse(line)
+            found[int(row["row"])] = row["file"]
+        except (BadRow, ValueError):
+            raise DatasetError(
+                f"{path}, line {number}: {printable(line)!r} is no row and picture; run pre_process_affect_net again"
+            ) from None
+    return found
+
+
+class _Index:
+    """Finds faces by their names, by what identifies the picture in them, and by their source pictures."""
+
+    def __init__(self, faces: FaceDataset, sources: dict[int, str]) -> None:
+        self.faces = faces
+        self.by_name: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+        self.by_identifier: dict[str, set[int]] = defaultdict(set)
+        written = [(place, path) for place, path in enumerate(faces.paths)]
+        written += [(place, Path(source.replace("\\", "/"))) for place, source in sources.items()]
+        for place, path in written:
+            self.by_name[_bare(path.name).lower()].append((place, path))
+            for identifier in _identifiers(path.name):
+                self.by_identifier[identifier].add(place)
+
+    def find(self, line: str, where: str) -> tuple[str, int | None]:
+        """Return the name on a line and the place of the face that has it, None without any.
+
+        Raises DatasetError when it fits several faces.
+        """
+        likeliest, names = _possible_names(line)
+        hashed = [name for name in names if any(map(HASH.fullmatch, _identifiers(name)))]
+        several: list[tuple[str, list[int]]] = []
+        for name in names if not hashed else ():  # beside a hash, 8.jpg is a number in a folder
+            places = self._named(name)
+            if len(places) == 1:
+                return name, places[0]
+            several += [(name, places)] if places else []
+        for name in hashed or names:
+            identifiers = _identifiers(name)
+            places = sorted(self.by_identifier.get(identifiers[0], ())) if len(identifiers) == 1 else []
+            if len(places) == 1:
+                return likeliest, places[0]
+            several += [(name, places)] if places else []
+        if several:
+            name, places = several[0]
+            raise DatasetError(
+                f"{where}: {printable(name)} fits {len(places)} faces of {self.faces.name}, such as "
+                f"{printable(str(self.faces.paths[places[0]]), 300)}; write their folders before the name"
+            )
+        return likeliest, None
+
+    def _named(self, name: str) -> list[int]:
+        """Return the places of the faces of a name, in the folders that stand before it where several have it."""
+        *folders, last = [part for part in name.replace("\\", "/").split("/") if part] or [""]
+        found = self.by_name.get(_bare(last).lower(), [])
+        if len({place for place, _ in found}) > 1:
+            found = [(place, path) for place, path in found if _bare(path.name) == _bare(last)] or found
+        if len({place for place, _ in found}) > 1 and folders:
+            ending = [folder.lower() for folder in folders]
+            found = [
+                (place, path)
+                for place, path in found
+                if [part.lower() for part in path.parent.parts[-len(ending) :]] == ending
+            ] or found
+        return sorted({place for place, _ in found})
+
+
+def _possible_names(line: str) -> tuple[str, list[str]]:
+    """Return the likeliest name on a line, and all that may be it in the order to try: the whole, pictures, the first.
+
+    The likeliest is the first cell that looks like a picture, then what ends like one, then the first word.
+    """
+    cells = [cell.strip() for cell in cells_or_none(line, separator_of(line, lambda cells: len(cells) > 1))] or [line]
+    words = [word for cell in cells for word in _words(cell)]
+    begins = [match[1].strip('"') for match in [UP_TO_PICTURE.match(line)] if match]
+    pictures = [*filter(_is_picture, cells), *begins, *filter(_is_picture, words)]
+    whole = cells[0] if len(cells) == 1 else line
+    names = [name for name in (whole, *pictures, *cells[:1], *words[:1]) if name.strip("/\\ ")]
+    return next(iter([*pictures, *words[:1], line])), list(dict.fromkeys(names))
+
+
+def _words(cell: str) -> list[str]:
+    """Return the words of a cell that may be a name alone: the first, and one among numbers; names may have blanks."""
+    words = cell.split()
+    others = [word for word in words if not NUMBER.fullmatch(word)]
+    return words[:1] + (others if len(others) == 1 else [])
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in PHOTO_SUFFIXES
+
+
+def _identifiers(name: str) -> list[str]:
+    return list(dict.fromkeys(match.lower() for match in IDENTIFIER.findall(name)))
+
+
+def _bare(name: str) -> str:
+    stem = Path(name).stem if _is_picture(name) else name
+    return stem.removesuffix("_aligned")

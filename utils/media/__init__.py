@@ -1,0 +1,1 @@
+"""Pictures and videos: opened, searched for faces, labelled, and written again."""
