@@ -71,7 +71,7 @@ class CBAM(nn.Module):
         self.ChannelGate = ChannelGate(channels, reduction)
         self.SpatialGate = SpatialGate()
         # Both gates start near sigmoid(2) = 0.88, not at 0.5 under a random mask: eight closed gates in a row
-        # delay the start of training (README, "What differs from the published code").
+        # delay the start of training (docs/differences.md).
         nn.init.constant_(self.ChannelGate.mlp[3].bias, 1.0)  # added twice, for the average and for the maximum
         nn.init.constant_(self.SpatialGate.spatial.bn.weight, 0.1)
         nn.init.constant_(self.SpatialGate.spatial.bn.bias, 2.0)

@@ -46,7 +46,7 @@ def last_norm(planes: int) -> nn.BatchNorm2d:
     """Return the BatchNorm at the end of what a block adds, which starts at half its size.
 
     Else the features grow from block to block, and the heads diverge before the convolutions have learnt anything
-    (README, "What differs from the published code").
+    (docs/differences.md).
     """
     norm = nn.BatchNorm2d(planes)
     nn.init.constant_(norm.weight, 0.5)

@@ -1,4 +1,4 @@
-"""The network that ships: what it is, what it says of a photograph from a fresh clone, and the README's own lines."""
+"""The network that ships: what it is, and what it says of a photograph from a fresh clone."""
 
 import csv
 import subprocess

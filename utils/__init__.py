@@ -1,1 +1,1 @@
-"""What the six scripts share: data sets, batches, the training loop, checkpoints, metrics, plots and drawn faces."""
+"""What the six scripts share: data sets, batches, the training loop, checkpoints, metrics and plots."""

@@ -321,7 +321,7 @@ class FERPlus(FaceDataset):
         return below(root, f"Images/{folder}").is_dir() or one_named(root, folder).is_dir()
 
     def targets(self, indices: np.ndarray) -> Tensor:
-        """Return the labels of several faces; under "probability" they are drawn anew, from PyTorch's random state."""
+        """Return the labels of several faces; under "probability" they are sampled, from PyTorch's random state."""
         if self.label_rule == "probability":
             return torch.multinomial(torch.from_numpy(self.labels[indices]), 1).squeeze(1)
         return super().targets(indices)

@@ -334,9 +334,7 @@ def _remedy_for_missing(dataset: str, root: Path) -> str:
             find_affect_net(root, root, 1)
         except (OSError, ValueError):
             return "name the folder that holds the layout named above"
-        return (
-            "this is AffectNet as it is released: run pre_process_affect_net on it first (README, Preparing the data)"
-        )
+        return "this is AffectNet as it is released: run pre_process_affect_net on it first (docs/data.md)"
     return "name the folder that holds the layout named above, or unpack the part that is missing into it"
 
 

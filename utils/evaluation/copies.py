@@ -21,7 +21,7 @@ ALIKE = 0.985  # correlation of two thumbnails from which the pictures are looke
 CLOSER = 32, 0.95  # pixels along each side then, and their correlation from which one is a copy of the other
 """On the real FER+ 59 of 3,579 validation faces are beyond these, beside those of equal pixels; looked at side by side,
 all 59 are a training photograph that was cut, sized or compressed otherwise. Pairs of different faces begin below 0.955
-(16 pixels); the closest pair of drawn faces reaches 0.978.
+(16 pixels); the closest pair of synthetic faces reached 0.978.
 """
 FLAT = 4.0  # grey values: a thumbnail whose standard deviation is less shows nothing to compare
 BLOCK = 4096  # thumbnails compared at a time: bounds memory
