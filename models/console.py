@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from models.writing import names_its_file
+
 
 @contextmanager
 def one_line_errors(interrupted: str = "interrupted", command: str | None = None) -> Iterator[None]:
@@ -19,7 +21,7 @@ def one_line_errors(interrupted: str = "interrupted", command: str | None = None
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"{script}: {error}")
+        sys.exit(f"{script}: {error.strerror if names_its_file(error) and error.strerror else error}")
     except KeyboardInterrupt:
         sys.exit(f"{script}: {interrupted}")
 

@@ -17,6 +17,11 @@ DAY = 86_400  # seconds
 TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter|iostream")  # what torch.save says when a disk is full
 
 
+def names_its_file(error: BaseException) -> bool:
+    """Tell whether an error is `replacing`'s own, which names its file: nothing around needs to name one again."""
+    return getattr(error, "names_its_file", False)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a path in the same folder to write to, and put what was written there in the place of `path` at the end.
@@ -40,6 +45,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         _remove(temporary)
+        if names_its_file(error):  # of a file written meanwhile
+            raise
         if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
             raise _named(path, error, what_to_do) from error
         raise
@@ -88,4 +95,6 @@ def _named(path: Path, error: Exception, what_to_do: str) -> OSError:
     if isinstance(error, RuntimeError):
         reason = "the disk took no more"  # torch.save reports the place where its writer stood instead
     message = f"{path.absolute()} could not be written: {reason}. What was there before is untouched; {what_to_do}"
-    return OSError(number, message) if number else OSError(message)
+    named = OSError(number, message) if number else OSError(message)  # a FileNotFoundError stays one
+    named.names_its_file = True
+    return named

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from models.writing import names_its_file
+
 LONGEST_NAME = 160  # bytes; file systems take 255, and results add to the name
 
 
@@ -55,6 +57,6 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # says so already
+        if error.errno is None or names_its_file(error):  # says so already
             raise
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
