@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.cbam import CBAM, AttendedFeatures
 from models.classifier import ExpressionClassifier, HeatMapSource, default_labels
+from models.pooling import max_pool
 
 SMALLEST_MAP = (
     6  # positions along a side of a heat map, as the last map has at 96 pixels; fewer say little about places
@@ -71,7 +72,7 @@ class ConvolutionBlock(nn.Module):
         """Apply convolution number `layer` (1 to 4) and what follows it; the maps are None without attention."""
         features = F.relu(getattr(self, f"bn{layer}")(getattr(self, f"conv{layer}")(features)))
         if layer in self.pooled:
-            features = F.max_pool2d(features, 2)
+            features = max_pool(features, 2, stride=2)
         attended = getattr(self, f"cbam{layer}")(features) if self.attention else AttendedFeatures(features, None, None)
         return attended._replace(features=getattr(self, f"out{layer}")(attended.features))
 

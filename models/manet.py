@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.cbam import CBAM
 from models.classifier import ExpressionClassifier, HeatMapSource, default_labels
+from models.pooling import max_pool
 
 MULTISCALE_ORDERS = ("released", "reversed")
 
@@ -226,7 +227,7 @@ class MANet(ExpressionClassifier):
     def forward(self, images: Tensor) -> MANetOutput:
         """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], with both branches."""
         stem = F.relu(self.bn1(self.conv1(self.normalize(images))))
-        shared = self.layer2(self.layer1(F.max_pool2d(stem, 3, stride=2, padding=1)))  # (N, 128, 28, 28)
+        shared = self.layer2(self.layer1(max_pool(stem, 3, stride=2, padding=1)))  # (N, 128, 28, 28)
         half = shared.shape[-1] // 2
         top, bottom = shared[:, :, :half], shared[:, :, half:]
         patches = (top[..., :half], top[..., half:], bottom[..., :half], bottom[..., half:])  # p1 to p4, rows first
