@@ -14,7 +14,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from models.diversity import DEAD, SATURATED
 from models.writing import write_atomically
 from utils.ubootstrap import Interval
 from utils.umetrics import Metrics, Reliability
@@ -34,7 +33,7 @@ def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
 
 
 def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Draw loss, accuracy and similarity against the epochs of all stages; a grey line marks each new stage.
+    """Draw loss, accuracy and how different the branches are by epoch, over all stages; grey lines mark new stages.
 
     Args:
         history: one row per epoch, as written to history.csv.
@@ -43,11 +42,14 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
     epochs = np.arange(1, len(history) + 1)
     figure = _figure(12, 4)
     figure.suptitle(title, color=INK)
-    similarities = sorted({key for row in history for key in row if key.startswith("similarity_")})
+    distances = sorted({key for row in history for key in row if key.startswith("validation_distance_")})
     panels = {  # column: what it is called
         "loss": {"train_loss": "train, all terms", "validation_loss": "validation, cross-entropy of the ensemble"},
         "accuracy (%)": {"train_accuracy": "train, augmented", "validation_accuracy": "validation"},
-        "mean similarity of branches": {column: column.removeprefix("similarity_") for column in similarities},
+        "branches: 0 alike, 1 unrelated": {
+            **{column: f"distance, {column.removeprefix('validation_distance_')}" for column in distances},
+            "validation_disagreement": "predictions that differ (share of faces)",
+        },
     }
     for axes, (name, columns) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for column, label in columns.items():
@@ -67,10 +69,9 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
             axes.legend(frameon=False, fontsize=LETTERS, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         else:
             axes.text(0.5, 0.5, "one branch: no pairs", transform=axes.transAxes, ha="center", color=MARK)
-        if name.startswith("mean similarity"):
-            axes.set_ylim(-0.03, 1.03)
-            for bound in (DEAD, SATURATED):
-                axes.axhline(bound, color=MARK, linewidth=0.8, linestyle=":")
+        if name.startswith("branches"):
+            axes.set_ylim(bottom=-0.03, top=max(1.03, axes.get_ylim()[1]))
+            axes.axhline(1, color=MARK, linewidth=0.8, linestyle=":")
     return figure
 
 
