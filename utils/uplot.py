@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from models.writing import write_atomically
@@ -222,6 +224,38 @@ def plot_intervals(
     axes.margins(x=0.1)
     axes.set_xlabel(unit)
     _tidy(axes, "x")
+    return figure
+
+
+def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, title: str) -> Figure:
+    """Draw curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels."""
+    figure = _figure(4 * len(panels), 4.8, title)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    colors = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
+    for axes, (panel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, values in curves.items():
+            axes.plot(np.arange(1, len(values) + 1), values, color=colors[name], linewidth=1.2, marker=".")
+        axes.set(title=panel, xlabel=xlabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes, "both")
+    handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
+    figure.legend(handles=handles, frameon=False, fontsize=LETTERS, ncols=4, loc="outside lower center")
+    return figure
+
+
+def plot_points(
+    points: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str
+) -> Figure:
+    """Draw points by name, (x, y) each; the name stands at their mean."""
+    figure = _figure(2 * WIDTH, 6, title)
+    axes = figure.subplots()
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points)))
+    for (name, (x, y)), color in zip(points.items(), colors, strict=True):
+        axes.plot(x, y, "o", color=color, markersize=4, alpha=0.7)
+        axes.annotate(name, (np.mean(x), np.mean(y)), (5, 4), textcoords="offset points", fontsize=7, color=color)
+    axes.margins(0.15)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _tidy(axes, "both")
     return figure
 
 
