@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 MEASURES = ("det", "logdet", "direct", "none")
-DEAD, SATURATED = 1e-3, 0.999
-"""Mean similarity below and above which neither measure has a gradient worth having."""
 
 
 def similarity_matrix(
@@ -78,6 +76,8 @@ class DiversityLoss(nn.Module):
 
     Attributes:
         similarity: mean off-diagonal similarity of the last batch, a scalar without gradient.
+        gradient_norm: norm of the gradient at the features that this term, as weighted in the loss, had in the last
+            backward pass, a scalar; not a number before it, for "none" and for a single branch.
 
     Raises:
         ValueError: for an unknown measure.
@@ -97,6 +97,7 @@ class DiversityLoss(nn.Module):
         self.measure, self.gamma, self.normalize = measure, gamma, normalize
         self.zero_diagonal, self.eps = zero_diagonal, eps
         self.similarity: Tensor | None = None
+        self.gradient_norm: Tensor | None = None
 
     def forward(self, features: Tensor | None) -> Tensor:
         """Return the loss, a scalar in float32 (float64 for float64 features), for features (B, N, ...).
@@ -109,11 +110,14 @@ class DiversityLoss(nn.Module):
                     "this network has no attention maps to diversify: start from weights with attention, "
                     'or set diversity to "none"'
                 )
-            self.similarity = torch.tensor(torch.nan)
+            self.similarity = self.gradient_norm = torch.tensor(torch.nan)
             return torch.zeros(())
+        self.similarity = self.gradient_norm = features.new_full((), torch.nan)
         if len(features) == 1:  # a single branch has nothing to differ from
-            self.similarity = features.new_full((), torch.nan)
             return features.new_zeros(())
+        if features.requires_grad and self.measure != "none":
+            features = features.view_as(features)  # its gradient is that of this term alone
+            features.register_hook(self._take_gradient)
         S = similarity_matrix(features, self.gamma, self.normalize, self.zero_diagonal)
         self.similarity = mean_off_diagonal(S.detach())
         if self.measure == "det":
@@ -124,13 +128,6 @@ class DiversityLoss(nn.Module):
             return S.sum() - S.diagonal().sum()
         return S.new_zeros(())
 
-
-def describe_similarity(name: str, similarity: float) -> str | None:
-    """Return a warning when a term of this mean similarity no longer has a gradient, or None."""
-    if DEAD <= similarity <= SATURATED or similarity != similarity:  # not a number: a single branch
-        return None
-    state = "dead: the branches are so far apart" if similarity < DEAD else "saturated: the branches are so close"
-    return (
-        f"the diversity term '{name}' is {state} at this gamma (mean similarity {similarity:.2g}) that it has no "
-        'gradient; diversity_gamma="median" or diversity_normalize=True sees a scale it can act on'
-    )
+    def _take_gradient(self, gradient: Tensor | None) -> None:
+        if gradient is not None:  # undefined where no loss depends on this term
+            self.gradient_norm = gradient.norm()

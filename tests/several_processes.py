@@ -61,7 +61,9 @@ def steps() -> None:
             optimizer.step()
             scheduler.step()
             epoch.record(batch, loss, terms, diversity, accuracy=accuracy(model, outputs, batch.targets))
-        means.append({name: v for name, v in epoch.row.items() if name.startswith(("train_", "similarity_"))})
+        means.append(
+            {name: v for name, v in epoch.row.items() if name.startswith(("train_", "similarity_", "gradient_"))}
+        )
     found = predict_dataset(model, validation, hardware)
     if hardware.is_main:
         moved = [(now - before).norm().item() for now, before in zip(model.parameters(), start, strict=True)]

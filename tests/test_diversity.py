@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.diversity import DiversityLoss, describe_similarity, similarity_matrix
+from models.diversity import DiversityLoss, similarity_matrix
 
 BRANCHES = range(2, 16)
 MEASURES = ("det", "logdet", "direct")
@@ -114,10 +114,3 @@ def test_one_branch_none_and_wrong_arguments():
         DiversityLoss("trace")
     with pytest.raises(ValueError, match="positive number or 'median'"):
         similarity_matrix(features_of(2), gamma=-1)
-
-
-def test_warning_for_dead_and_saturated_terms():
-    assert "dead" in describe_similarity("channel", 1e-4)
-    assert "saturated" in describe_similarity("channel", 0.9999)
-    assert describe_similarity("channel", 0.5) is None
-    assert describe_similarity("channel", float("nan")) is None

@@ -43,8 +43,11 @@ def test_two_processes_compute_what_one_does(data, tmp_path):
     for a, b in zip(one["means"], two["means"], strict=True):
         assert a.keys() == b.keys() and a["train_accuracy"] == pytest.approx(b["train_accuracy"], abs=1e-6)
         assert all(b[name] == pytest.approx(value, abs=1e-4) for name, value in a.items())
-    for name, value in one["before"].items():  # of the same weights: accuracies exactly
-        assert two["before"][name] == (pytest.approx(value, abs=1e-6) if name.endswith("loss") else value)
+    assert one["before"].keys() == two["before"].keys()
+    for name, value in one["before"].items():  # of the same weights: what is counted exactly
+        counted = any(word in name for word in ("accuracy", "disagreement", "gain"))
+        close = pytest.approx(value, abs=1e-6 if name.endswith("loss") else 1e-4, rel=1e-4)  # maps hardly vary yet
+        assert two["before"][name] == (value if counted else close), name
     assert one["indices"] == two["indices"]
     np.testing.assert_allclose(two["logits"], one["logits"], atol=1e-3)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from models.diversity import DEAD, SATURATED
 from models.writing import write_atomically
 from utils.ubootstrap import Interval
 from utils.umetrics import Metrics, Reliability
@@ -34,7 +35,7 @@ def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
 
 
 def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Draw loss, accuracy and similarity against the epochs of all stages; a grey line marks each new stage.
+    """Draw loss, accuracy and how different the branches are by epoch, over all stages; grey lines mark new stages.
 
     Args:
         history: one row per epoch, as written to history.csv.
@@ -43,11 +44,14 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
     epochs = np.arange(1, len(history) + 1)
     figure = _figure(12, 4)
     figure.suptitle(title, color=INK)
-    similarities = sorted({key for row in history for key in row if key.startswith("similarity_")})
+    distances = sorted({key for row in history for key in row if key.startswith("validation_distance_")})
     panels = {  # column: what it is called
         "loss": {"train_loss": "train, all terms", "validation_loss": "validation, cross-entropy of the ensemble"},
         "accuracy (%)": {"train_accuracy": "train, augmented", "validation_accuracy": "validation"},
-        "mean similarity of branches": {column: column.removeprefix("similarity_") for column in similarities},
+        "branches: 0 alike, 1 unrelated": {
+            **{column: f"distance, {column.removeprefix('validation_distance_')}" for column in distances},
+            "validation_disagreement": "predictions that differ (share of faces)",
+        },
     }
     for axes, (name, columns) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for column, label in columns.items():
@@ -67,10 +71,9 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
             axes.legend(frameon=False, fontsize=LETTERS, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         else:
             axes.text(0.5, 0.5, "one branch: no pairs", transform=axes.transAxes, ha="center", color=MARK)
-        if name.startswith("mean similarity"):
-            axes.set_ylim(-0.03, 1.03)
-            for bound in (DEAD, SATURATED):
-                axes.axhline(bound, color=MARK, linewidth=0.8, linestyle=":")
+        if name.startswith("branches"):
+            axes.set_ylim(bottom=-0.03, top=max(1.03, axes.get_ylim()[1]))
+            axes.axhline(1, color=MARK, linewidth=0.8, linestyle=":")
     return figure
 
 
@@ -221,6 +224,38 @@ def plot_intervals(
     axes.margins(x=0.1)
     axes.set_xlabel(unit)
     _tidy(axes, "x")
+    return figure
+
+
+def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, title: str) -> Figure:
+    """Draw curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels."""
+    figure = _figure(4 * len(panels), 4.8, title)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    colors = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
+    for axes, (panel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, values in curves.items():
+            axes.plot(np.arange(1, len(values) + 1), values, color=colors[name], linewidth=1.2, marker=".")
+        axes.set(title=panel, xlabel=xlabel)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes, "both")
+    handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
+    figure.legend(handles=handles, frameon=False, fontsize=LETTERS, ncols=4, loc="outside lower center")
+    return figure
+
+
+def plot_points(
+    points: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str
+) -> Figure:
+    """Draw points by name, (x, y) each; the name stands at their mean."""
+    figure = _figure(2 * WIDTH, 6, title)
+    axes = figure.subplots()
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points)))
+    for (name, (x, y)), color in zip(points.items(), colors, strict=True):
+        axes.plot(x, y, "o", color=color, markersize=4, alpha=0.7)
+        axes.annotate(name, (np.mean(x), np.mean(y)), (5, 4), textcoords="offset points", fontsize=7, color=color)
+    axes.margins(0.15)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _tidy(axes, "both")
     return figure
 
 

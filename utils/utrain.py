@@ -26,11 +26,12 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm.auto import tqdm
 
 from models.classifier import ExpressionClassifier
-from models.diversity import DiversityLoss, describe_similarity
+from models.diversity import DiversityLoss
 from utils.ucheckpoint import Run
 from utils.uhardware import Batch, Hardware
 from utils.umetrics import class_indices
 from utils.upipeline import FaceLoader
+from utils.uyardstick import Yardstick, agreeing_branches, vanished_terms
 
 STATISTICS_FACES = 5000
 """Training faces over which BatchNorm's statistics of averaged weights are measured."""
@@ -81,7 +82,8 @@ class Epoch:
                     progress.set_postfix(shown, refresh=False)
                     looked = time.perf_counter()
                 progress.update(sum(batch.shares))
-        self.row |= {name if name.startswith("similarity_") else f"train_{name}": v for name, v in values.items()}
+        of_terms = ("similarity_", "gradient_")
+        self.row |= {name if name.startswith(of_terms) else f"train_{name}": value for name, value in values.items()}
         self.row["images_per_second"] = len(loader.dataset) / (time.perf_counter() - began)
 
     @torch.no_grad()
@@ -99,12 +101,14 @@ class Epoch:
             batch: the batch of the step.
             loss: what was minimised, a scalar.
             terms: the named parts of it.
-            diversity: the diversity terms, whose similarity is recorded.
+            diversity: the diversity terms, whose similarity and gradient's norm are recorded.
             measured: further means over the batch, such as the accuracy.
         """
         values = {"loss": loss, **measured}
         values |= {f"loss_{name}": term for name, term in terms.items()} if len(terms) > 1 else {}
-        values |= {f"similarity_{name}": term.similarity for name, term in diversity.items()}
+        processes = self._stage.hardware.processes  # `Hardware.backward` multiplies the loss by them
+        for name, term in diversity.items():
+            values |= {f"similarity_{name}": term.similarity, f"gradient_{name}": term.gradient_norm / processes}
         self._means.add(values, sum(batch.shares))
 
     def keep_if_best(self, network: ExpressionClassifier, found: dict[str, float], by: str) -> None:
@@ -148,17 +152,19 @@ class Stage:
     def epochs(self, num_epochs: int) -> Iterator[Epoch]:
         """Yield the epochs that are left, save each when its turn is over, and in the end load the best network.
 
-        After every epoch `last.pt` and `history.csv` are written and a line is printed; a diversity term that has no
-        gradient any more is warned of once.
+        After every epoch `last.pt` and `history.csv` are written and a line is printed. A diversity term without a
+        gradient, and branches that hardly differ at the end of a stage, are warned of once.
         """
-        warned = {name for row in self.run.history for name, _ in _warnings(row)}
+        ended = {row["stage"]: row for row in self.run.history if row["stage"] < self.number}.values()  # last rows
+        warned = {name for row in self.run.history for name, _ in vanished_terms(row)}
+        warned |= {name for row in ended for name, _ in agreeing_branches(row)}
         for number in range(self._done + 1, num_epochs + 1):
             epoch = Epoch(self, number, num_epochs)
             yield epoch
             self.run.history.append(epoch.row)
             self.run.save_last(number, self.model, self.optimizer, self.scheduler, self._average)
             tqdm.write(_epoch_line(epoch))
-            for name, message in _warnings(epoch.row):
+            for name, message in (*vanished_terms(epoch.row), *(agreeing_branches(epoch.row) if epoch.is_last else ())):
                 if name not in warned:
                     warnings.warn(message, stacklevel=2)
                     warned.add(name)
@@ -235,14 +241,21 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
-def predict_dataset(model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware) -> Predictions:
-    """Score every face of a loader with every branch, in evaluation mode; the result is on the CPU."""
+def predict_dataset(
+    model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware, yardstick: Yardstick | None = None
+) -> Predictions:
+    """Score every face of a loader with every branch, in evaluation mode; the result is on the CPU.
+
+    `yardstick` is shown the features that the diversity loss compares.
+    """
     model.eval()
     logits, targets, indices = [], [], []
     with show_progress(f"score {loader.dataset.name}", len(loader), " batches", hardware) as progress:
         for batch in loader:
             outputs = hardware.forward(model, batch.images, batch)
             logits.append(model.branch_logits(outputs).float())
+            if yardstick is not None:
+                yardstick.take(model.compared_features(outputs))
             targets.append(class_indices(batch.targets))
             indices.append(hardware.gather(hardware.to_device(batch.indices), batch.shares))
             progress.update()
@@ -250,15 +263,18 @@ def predict_dataset(model: ExpressionClassifier, loader: FaceLoader, hardware: H
 
 
 def validate(model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware) -> dict[str, float]:
-    """Return loss (per face, of the ensemble) and accuracy of the ensemble and of each branch."""
+    """Return loss (per face, of the ensemble), accuracy of the ensemble and of each branch, and `Yardstick.figures`."""
     hardware.share_buffers(model)
-    branch_logits, targets, _ = predict_dataset(model, loader, hardware)
+    yardstick = Yardstick()
+    branch_logits, targets, _ = predict_dataset(model, loader, hardware, yardstick)
     probabilities = model.combine(branch_logits)
     correct = branch_logits.argmax(dim=2) == targets
+    figures = yardstick.figures(branch_logits, probabilities, targets)
     return {
         "validation_loss": nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), targets).item(),
         "validation_accuracy": (probabilities.argmax(dim=1) == targets).double().mean().item(),
         **{f"validation_accuracy_branch_{b}": c.double().mean().item() for b, c in enumerate(correct, start=1)},
+        **{f"validation_{name}": value for name, value in figures.items()},
     }
 
 
@@ -316,29 +332,18 @@ def _stop_for(failed: _Failure, description: str, paths: list[Any]) -> None:
     )
 
 
-def _warnings(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the diversity terms of an epoch without a gradient, each with what to say of it."""
-    for column, value in row.items():
-        name = column.removeprefix("similarity_")
-        message = describe_similarity(name, value) if name != column else None
-        if message:
-            yield name, message
-
-
 def _in_words(name: str, value: float) -> str:
-    return f"{value:.1%}" if "accuracy" in name else f"{value:.3f}"
+    return f"{value:.1%}" if name.endswith(("accuracy", "disagreement", "gain")) else f"{value:.3f}"
 
 
 def _epoch_line(epoch: Epoch) -> str:
-    left_out = ("train_loss_", "validation_loss", "validation_accuracy_branch")
+    left_out = (
+        "train_loss_",
+        *(f"validation_{name}" for name in ("loss", "accuracy_branch", "distance", "correlation")),
+    )
     parts = [
         f"{name.removeprefix('train_').replace('_', ' ')} {_in_words(name, value)}"
         for name, value in epoch.row.items()
         if name.startswith(("train_", "validation_")) and not name.startswith(left_out)
-    ]
-    parts += [
-        f"{name.replace('_', ' ')} {value:.2g}"
-        for name, value in epoch.row.items()
-        if name.startswith("similarity_") and value == value
     ]
     return f"{epoch}: {', '.join(parts)}, {epoch.row['images_per_second']:.0f} images/s"

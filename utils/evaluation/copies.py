@@ -43,6 +43,14 @@ class Split(NamedTuple):
     files: list[Path]
 
 
+class Copy(NamedTuple):
+    """A training picture that another one looks like: their correlation, its file, and whether it is mirrored."""
+
+    alike: float
+    other: Path
+    mirrored: bool
+
+
 class Content(NamedTuple):
     """What a picture shows: a digest of its pixels, and a small grey copy, SIDE * SIDE bytes."""
 
@@ -119,20 +127,13 @@ def check_same(splits: Sequence[Split], content: dict[Path, Content]) -> list[Fi
 
 def check_alike(train: Split, scored: Split, content: dict[Path, Content]) -> list[Finding]:
     """Find pictures of a scored split that training shows nearly as they are, or mirrored, but not pixel by pixel."""
-    train_files = [path for path in train.files if path in content]
-    scored_files = [path for path in scored.files if path in content]
-    same = {content[path].digest for path in train_files}
-    scored_files = [path for path in scored_files if content[path].digest not in same]
-    found: dict[Path, tuple[float, str]] = {}
-    for alike, i, j, mirrored in _pairs(
-        [content[path].thumbnail for path in scored_files], [content[path].thumbnail for path in train_files]
-    ):
-        path, other = scored_files[i], train_files[j]
-        if alike > found.get(path, (0.0, ""))[0] and _are_copies(path, other, mirrored):
-            found[path] = alike, f"{scored.name}/{path.name} ~ train/{other.name}{' (mirrored)' if mirrored else ''}"
+    found = find_alike(train.files, scored.files, content)
     if not found:
         return []
-    examples = [text for _, text in sorted(found.values(), reverse=True)]
+    examples = [
+        f"{scored.name}/{path.name} ~ train/{copy.other.name}{' (mirrored)' if copy.mirrored else ''}"
+        for path, copy in sorted(found.items(), key=lambda item: item[1].alike, reverse=True)
+    ]
     return [
         Finding(
             "error",
@@ -143,6 +144,27 @@ def check_alike(train: Split, scored: Split, content: dict[Path, Content]) -> li
             "(FER+ does), say so beside the number",
         )
     ]
+
+
+def find_same(train: Sequence[Path], scored: Sequence[Path], content: dict[Path, Content]) -> set[Path]:
+    """Return the scored pictures whose pixels are those of a training picture."""
+    known = {content[path].digest for path in train if path in content}
+    return {path for path in scored if path in content and content[path].digest in known}
+
+
+def find_alike(train: Sequence[Path], scored: Sequence[Path], content: dict[Path, Content]) -> dict[Path, Copy]:
+    """Return the scored pictures that look like a training picture without having its pixels, each with the closest."""
+    train = [path for path in train if path in content]
+    same = find_same(train, scored, content)
+    scored = [path for path in scored if path in content and path not in same]
+    found: dict[Path, Copy] = {}
+    for alike, i, j, mirrored in _pairs(
+        [content[path].thumbnail for path in scored], [content[path].thumbnail for path in train]
+    ):
+        copy = Copy(alike, train[j], mirrored)
+        if (scored[i] not in found or alike > found[scored[i]].alike) and _are_copies(scored[i], train[j], mirrored):
+            found[scored[i]] = copy
+    return found
 
 
 def _pairs(scored: Sequence[bytes], train: Sequence[bytes]) -> Iterator[tuple[float, int, int, bool]]:

@@ -1,0 +1,249 @@
+"""The study: its ideas on constructed scores, its numbers on constructed predictions, and two runs from end to end."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.esr import ESR
+from results import study as driver
+from results import tables
+from results.copies import Copies
+from results.ideas import (
+    bagging_weights,
+    balanced_weights,
+    cross_entropies,
+    distillation,
+    drop_channels,
+    ensemble_cross_entropy,
+    erase_rectangle,
+    look_through,
+    mix_faces,
+    negative_correlation,
+    soft_targets,
+    wrong_probabilities,
+)
+from results.predictions import Stored, average, read_predictions, store, write_predictions
+from results.tables import Result, bootstrap, figures_of, gains, paired
+from utils.udemosets import write_fer_plus
+
+
+def scores_of(seed: int = 0, B: int = 3, N: int = 7, K: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    votes = torch.rand(N, K, generator=generator)
+    return 2 * torch.randn(B, N, K, generator=generator), votes / votes.sum(dim=1, keepdim=True)
+
+
+def test_cross_entropies_are_the_librarys():
+    logits, votes = scores_of()
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    for b in range(3):
+        torch.testing.assert_close(cross_entropies(logits, votes)[b].mean(), F.cross_entropy(logits[b], votes))
+        weighted = F.cross_entropy(logits[b], votes, weight=weights)
+        torch.testing.assert_close(cross_entropies(logits, votes, weights)[b].mean(), weighted)
+    hard = torch.tensor([0, 3, 1, 1, 2, 0, 0])
+    targets = soft_targets(hard, 4)
+    mean = logits.softmax(dim=2).mean(dim=0)
+    torch.testing.assert_close(ensemble_cross_entropy(logits, targets).mean(), F.nll_loss(mean.log(), hard))
+    assert soft_targets(votes, 4) is votes
+
+
+def test_negative_correlation_is_the_sum_of_products_and_falls_when_branches_move_apart():
+    logits, _ = scores_of()
+    p = logits.softmax(dim=2).double()
+    mean, total = p.mean(dim=0), 0.0
+    for n in range(7):
+        for i in range(3):
+            others = sum(p[j, n] - mean[n] for j in range(3) if j != i)
+            total += float((p[i, n] - mean[n]) @ others)
+    assert float(negative_correlation(logits)) == pytest.approx(total / 7, abs=1e-5)
+    same = logits[:1].expand(3, -1, -1)
+    assert float(negative_correlation(same)) == pytest.approx(0, abs=1e-9)
+    apart = same.clone().requires_grad_()
+    loss = negative_correlation(apart + 0.1 * logits)
+    loss.backward()
+    assert loss < 0 and apart.grad.norm() > 0
+
+
+def test_only_wrong_classes_are_compared():
+    logits, _ = scores_of()
+    targets = F.one_hot(torch.tensor([0, 3, 1, 1, 2, 0, 0]), 4).float()
+    wrong = wrong_probabilities(logits, targets)
+    assert (wrong * targets).sum() == 0
+    torch.testing.assert_close(wrong.norm(dim=2), torch.ones(3, 7))
+    torch.testing.assert_close(wrong_probabilities(logits + 5 * targets, targets), wrong)  # however sure they are
+
+
+def test_the_ensemble_teaches_and_does_not_learn():
+    logits, _ = scores_of()
+    logits.requires_grad_()
+    distillation(logits).mean(dim=1).sum().backward()
+    p = logits.detach().softmax(dim=2)
+    torch.testing.assert_close(logits.grad, (p - p.mean(dim=0)) / 7)
+
+
+def test_every_branch_samples_its_faces_with_replacement_and_always_the_same():
+    weights = bagging_weights(3, 20000, seed=0)
+    assert torch.equal(weights, bagging_weights(3, 20000, seed=0))
+    assert not torch.equal(weights, bagging_weights(3, 20000, seed=1))
+    assert float((weights == 0).float().mean()) == pytest.approx(math.exp(-1), abs=0.01)
+    assert float(weights.mean()) == pytest.approx(1, abs=0.01)
+    assert abs(float(torch.corrcoef(weights)[0, 1])) < 0.03
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_classes_are_balanced_and_the_loss_keeps_its_scale(power):
+    labels = np.repeat([0, 1, 3], [80, 15, 5])
+    weights = balanced_weights(labels, power)
+    counts = np.array([80, 15, 0, 5])
+    assert float((weights.numpy() * counts).sum() / 100) == pytest.approx(1)
+    assert float(weights[3] / weights[0]) == pytest.approx(16**power) and weights[2] == 0
+    torch.testing.assert_close(balanced_weights(np.eye(4)[labels], power), weights)
+
+
+def test_faces_are_mixed_as_their_labels():
+    torch.manual_seed(0)
+    targets = torch.eye(8)
+    images = targets[:, :, None, None].expand(-1, -1, 2, 2)
+    mixed, labels = mix_faces(images, targets, 0.4)
+    torch.testing.assert_close(mixed[:, :, 0, 0], labels)
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(8))
+    assert not torch.equal(labels, targets)
+    assert mix_faces(images, targets, 0.0)[0] is images
+
+
+def test_masks_hide_a_share_of_the_map():
+    torch.manual_seed(0)
+    features = torch.ones(500, 16, 10, 10)
+    erased = erase_rectangle(0.25)(features)
+    assert torch.equal((erased == 0).float().mean(dim=(1, 2, 3)), torch.full((500,), 0.25))
+    assert len(erased[:, 0].flatten(1).unique(dim=0)) > 20  # at different places
+    dropped = drop_channels(0.3)(features)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(dropped.amin(dim=(2, 3)), dropped.amax(dim=(2, 3)))  # whole channels
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
+
+
+def test_every_branch_sees_its_own_mask_and_only_in_training():
+    torch.manual_seed(0)
+    model = ESR(2, image_size=64)
+    seen = []
+    look_through(model.branches, lambda features: seen.append(features) or features)
+    images = torch.rand(2, 3, 64, 64)
+    model.train()(images)
+    assert len(seen) == 2
+    model.eval()(images)
+    assert len(seen) == 2
+
+
+def stored_of(branches: list[list[int]], targets: list[int], K: int = 3) -> Stored:
+    """Predictions of branches that are sure of their choice; the ensemble chooses by their mean."""
+    choices = torch.tensor(branches)
+    logits = 6.0 * F.one_hot(choices, K) + torch.arange(K) / 100
+    probabilities = logits.softmax(dim=2)
+    return store(probabilities, logits, probabilities.mean(dim=0), torch.tensor(targets))
+
+
+def test_predictions_come_back_from_disk(tmp_path):
+    logits, _ = scores_of(N=500, K=8)
+    probabilities = logits.softmax(dim=2)
+    for B, closest in ((3, 0.004), (1, 2e-5)):
+        stored = store(probabilities[:B], logits[:B], probabilities[:B].mean(dim=0), torch.arange(500) % 8)
+        write_predictions(stored, tmp_path / "predictions.npz")
+        back = read_predictions(tmp_path / "predictions.npz")
+        assert np.abs(back.probabilities - stored.probabilities).max() < closest
+        for name in Stored._fields[1:]:
+            assert np.array_equal(getattr(back, name), getattr(stored, name)), name
+
+
+def test_networks_trained_apart_are_averaged():
+    targets = [0, 1, 2, 0]
+    members = [stored_of([choices], targets) for choices in ([0, 1, 2, 1], [0, 1, 0, 2], [1, 1, 2, 0])]
+    together = average(members)
+    assert together.choices[:3].tolist() == [0, 1, 2] and together.branch_choices.shape == (3, 4)
+    with pytest.raises(ValueError, match="not scored on the same faces"):
+        average([members[0], stored_of([[0, 1, 2, 1]], [1, 1, 1, 1])])
+
+
+def test_figures_of_constructed_predictions():
+    targets = [0] * 6 + [1] * 2
+    three = stored_of([[1, 1, 0, 0, 0, 0, 1, 0], [0, 0, 1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1, 1, 0]], targets)
+    history = [
+        {"similarity_spatial": "0.5", "similarity_channel": "0.1", "gradient_spatial": "nan", "validation_loss": "1"},
+        {"similarity_spatial": "0.3", "similarity_channel": "0.1", "validation_correlation_logits": "0.8"},
+    ]
+    copies = Copies(np.array([True] + 7 * [False]), np.array([False] * 7 + [True]))
+    found = figures_of(Result(three, history, []), copies)
+    assert found.accuracy == pytest.approx(7 / 8) and found.accuracy_without_copies == pytest.approx(1)
+    assert found.mean_class_accuracy == pytest.approx(3 / 4)
+    assert found.branch_accuracy == pytest.approx(5 / 8) and found.ensemble_gain == pytest.approx(2 / 8)
+    assert found.disagreement == pytest.approx(4 / 8)
+    assert found.similarity == pytest.approx(0.25) and found.correlation_logits == 0.8
+    assert np.isnan(found.gradient) and np.isnan(found.distance)
+    assert gains(three).mean() == pytest.approx(found.ensemble_gain)
+    single = figures_of(Result(stored_of([[0] * 8], targets), history, []), copies)
+    assert np.isnan(single.disagreement) and np.isnan(single.ensemble_gain)
+
+
+def test_intervals_are_those_of_the_theory():
+    """Two seeds that agree: the spread is that of the faces, sqrt(p (1 - p) / N)."""
+    values = np.tile(np.arange(1000) % 4 == 0, (2, 1)).astype(float)
+    mean, (low, high) = bootstrap(values)
+    assert mean == 0.25
+    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt(0.25 * 0.75 / 1000), rel=0.1)
+    apart = values + np.array([[0.1], [-0.1]])
+    assert np.diff(bootstrap(apart)[1]).item() > 1.5 * (high - low)
+
+
+def test_settings_are_compared_with_the_same_faces_and_seeds():
+    targets = [0] * 40
+    better, worse = stored_of([[0] * 40], targets), stored_of([[0] * 30 + [1] * 10], targets)
+    found = {
+        "attention": {0: Result(worse, [], []), 1: Result(worse, [], [])},
+        "bagging": {0: Result(better, [], [])},
+        "manet": {0: Result(worse, [], [])},
+    }
+    value, (low, high) = paired(found, "bagging")
+    assert value == pytest.approx(0.25) and 0 < low < value < high
+    assert paired(found, "attention") is None and paired(found, "manet") is None
+
+
+def test_every_setting_has_its_first_run_before_any_second():
+    runs = [run.name for run in driver.plan(driver.Study())]
+    first = [name for name in runs if name.endswith("_0") or name in ("single_1", "single_2")]
+    assert runs[: len(first)] == first and len(runs) == 3 * len(first) == len(set(runs))
+    assert {f"single_{number}" for number in range(9)} <= set(runs)
+
+
+def test_two_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
+    """Trained, kept, not run again, refused on another budget, and in the tables as metrics.json says."""
+    data = write_fer_plus(tmp_path / "ferplus", images_per_class=4, validation_per_class=2, test_per_class=1)
+    settings = [setting for setting in driver.SETTINGS if setting.name in ("attention", "bagging")]
+    monkeypatch.setattr(driver, "SETTINGS", settings)
+    monkeypatch.setattr(driver.os, "nice", lambda _: None)
+    study = driver.Study(
+        data, max_training_epoch=1, image_size=60, batch_size=8, seeds=(0,), threads=1, device="cpu",
+        base_path_experiment=tmp_path / "work", runs=tmp_path / "results" / "runs",
+    )  # fmt: skip
+    driver.main(study)
+    out = capsys.readouterr().out
+    assert "0 of 2 runs are finished" in out and "bagging_0 is finished" in out
+    kept = study.runs / "bagging_0"
+    names = {"metrics.json", "variables.json", "history.csv", "predictions.npz", "run.json"}
+    assert {path.name for path in kept.iterdir()} == names
+    assert json.loads((kept / "variables.json").read_text())["bagging"] is True
+    assert not (tmp_path / "work" / "bagging_0").exists()
+    driver.main(study)
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    study.max_training_epoch = 2
+    with pytest.raises(ValueError, match="begun by another command"):
+        driver.main(study)
+    tables.write_report(study.runs, study.seeds, ["attention", "bagging"])
+    text = (tmp_path / "results" / "tables.md").read_text()
+    accuracy = json.loads((kept / "metrics.json").read_text())["last"]["accuracy"]
+    assert f"| {100 * accuracy:.2f} |" in next(line for line in text.splitlines() if line.startswith("| bagging"))
+    for name in ("similarity", "disagreement", "gain"):
+        assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
