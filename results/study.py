@@ -39,11 +39,13 @@ class Study:
 
     # Budget
     base_path_to_dataset: Path = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
-    max_training_images: int | None = None  # a random part of the training faces; None for all
+    max_training_images: int | None = 5000  # a random part of the training faces, another for each seed; None for all
     max_training_epoch: int = 12  # epochs
+    validation_interval: int = 3  # epochs between validations
+    weight_averaging: float = 0.99  # decay per step of the weights' average that ESR keeps: about the last 100 steps
     image_size: int = 64  # pixels that ESR sees; its unpadded convolutions need 60
     manet_image_size: int = 64  # pixels that MA-Net sees, a multiple of 16
-    batch_size: int = 64  # faces per step
+    batch_size: int = 32  # faces per step
     seeds: tuple[int, ...] = (0, 1, 2)  # each setting once per seed
     # Running
     only: tuple[str, ...] = ()  # run what has one of these texts in its name; everything where there is none
@@ -128,6 +130,7 @@ def command_of(setting: Setting, seed: int, study: Study) -> list[str]:
         "base_path_to_dataset": study.base_path_to_dataset,
         "name_experiment": f"{setting.name}_{seed}",
         "max_training_epoch": study.max_training_epoch,
+        "validation_interval": study.validation_interval,
         "image_size": study.manet_image_size if manet else study.image_size,
         "batch_size": study.batch_size,
         "seed": seed,
@@ -137,6 +140,8 @@ def command_of(setting: Setting, seed: int, study: Study) -> list[str]:
     if manet:  # the recipe of results/experiment.py, as far as this script has it
         decays = -(-study.max_training_epoch // 3)  # rounded up
         flags |= {"label_rule": "crossentropy", "augmentation": 0.67, "lr_decay_interval": decays}
+    else:
+        flags["weight_averaging"] = study.weight_averaging
     words = ["python", "-m", setting.module]
     for name, value in (flags | setting.flags).items():
         option = name.replace("_", "-")
