@@ -1,4 +1,4 @@
-"""Pictures of a training run and of a set of predictions.
+"""Plots of a training run and of a set of predictions.
 
 Those of predictions are narrow, so that their letters can be read on a phone.
 """
@@ -33,7 +33,7 @@ def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
 
 
 def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Draw loss, accuracy and similarity against the epochs of all stages; a grey line marks each new stage.
+    """Plot loss, accuracy and similarity against the epochs of all stages; a grey line marks each new stage.
 
     Args:
         history: one row per epoch, as written to history.csv.
@@ -74,7 +74,7 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> Figure:
-    """Draw a confusion matrix: each row in percent of its class, the counts of the classes beside their names.
+    """Plot a confusion matrix: each row in percent of its class, the counts of the classes beside their names.
 
     Args:
         confusion: faces of each class (row) given each label (column), (K, K).
@@ -92,7 +92,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], ti
 
 
 def plot_reliability(reliability: Reliability, title: str) -> Figure:
-    """Draw accuracy against confidence, and below it how many faces each bin of confidence holds."""
+    """Plot accuracy against confidence, and below it how many faces each bin of confidence holds."""
     bins = len(reliability.count)
     edges = np.arange(bins) / bins
     figure, (upper, lower) = draw_axes(WIDTH, 4.8, title, rows=2, sharex=True, height_ratios=(3, 1.25))
@@ -115,7 +115,7 @@ def plot_reliability(reliability: Reliability, title: str) -> Figure:
 
 
 def plot_class_bars(metrics: Metrics, title: str) -> Figure:
-    """Draw precision and recall of every class with their intervals; the number of faces beside each name."""
+    """Plot precision and recall of every class with their intervals; the number of faces beside each name."""
     labels = list(metrics.recall)
     support = [sum(row) for row in metrics.confusion]
     figure, axes = draw_axes(WIDTH, 1.3 + 0.46 * len(labels), title)
@@ -142,7 +142,7 @@ def plot_class_bars(metrics: Metrics, title: str) -> Figure:
 
 
 def plot_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title: str, percent: bool = False) -> Figure:
-    """Draw how alike, or how different, the parts of a network are: values in [0, 1], (B, B)."""
+    """Plot how alike, or how different, the parts of a network are: values in [0, 1], (B, B)."""
     values = np.asarray(matrix) * (100 if percent else 1)
     written = np.char.mod("%.0f" if percent else "%.2f", values)
     figure, axes = draw_axes(WIDTH, min(2 + 0.35 * len(values), 4.6), title)
@@ -158,7 +158,7 @@ def plot_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title: str,
 def plot_accuracy_against_disagreement(
     disagreement: Sequence[float], accuracy: Sequence[float], names: Sequence[str], ensemble: float, title: str
 ) -> Figure:
-    """Draw the accuracy of every branch against how often it differs from the others; a line marks the ensemble's."""
+    """Plot the accuracy of every branch against how often it differs from the others; a line marks the ensemble's."""
     figure, axes = draw_axes(WIDTH, 3.8, title)
     axes.axhline(100 * ensemble, color=SECOND, linewidth=1.2, linestyle="--", label="ensemble")
     axes.plot(100 * np.asarray(disagreement), 100 * np.asarray(accuracy), "o", color=FIRST, label="branch")
@@ -172,7 +172,7 @@ def plot_accuracy_against_disagreement(
 
 
 def plot_faces(faces: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 4) -> Figure:
-    """Draw faces (H, W, 3), uint8 RGB, in a grid, each over its caption of two lines."""
+    """Plot faces (H, W, 3), uint8 RGB, in a grid, each over its caption of two lines."""
     columns = min(columns, max(len(faces), 3))
     rows = -(-len(faces) // columns)
     side = WIDTH / columns
@@ -191,7 +191,7 @@ def plot_faces(faces: Sequence[np.ndarray], captions: Sequence[str], title: str,
 def plot_intervals(
     names: Sequence[str], values: Sequence[float], intervals: Sequence[Interval], unit: str, title: str, zero: bool
 ) -> Figure:
-    """Draw one value with its interval per row, in percent; `zero` marks where two networks are equal."""
+    """Plot one value with its interval per row, in percent; `zero` marks where two networks are equal."""
     figure, axes = draw_axes(WIDTH, 1.3 + 0.36 * len(names), title)
     for row, (value, interval) in enumerate(zip(values, intervals, strict=True)):
         if interval is not None:

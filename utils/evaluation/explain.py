@@ -18,7 +18,7 @@ from torch import Tensor
 from models.classifier import ExpressionClassifier, FaceInput, as_faces, resize
 from utils.uplot import INK, draw_axes
 
-SPREAD = 0.75  # standard deviation of the spot that a position is drawn as, in distances between positions
+SPREAD = 0.75  # standard deviation of the spot that a position is plotted as, in distances between positions
 COLUMNS = 6  # pictures in a row of an explanation
 
 
@@ -97,7 +97,7 @@ def _enlarge(score_map: ScoreMap, image_size: int) -> Tensor:
     """Spread every position of a map as a Gaussian over the pixels it is centred on, (N, S, S), in score per pixel.
 
     Convolutions without padding see the middle of the picture: the six positions of ESR's last map are centred on the
-    pixels 26 to 66 of 96. To stretch them over the whole face, as is often done, would draw the mouth at the chin.
+    pixels 26 to 66 of 96. To stretch them over the whole face, as is often done, would put the mouth at the chin.
     """
     _, values, first, stride, _ = score_map
     pixels = torch.arange(image_size, device=values.device)
@@ -132,7 +132,7 @@ def score_maps(model: ExpressionClassifier, faces: Tensor, targets: Tensor) -> l
 
 
 def plot_explanation(explanation: Explanation, face: int, labels: Sequence[str]) -> Figure:
-    """Draw a face, the ensemble's heat map on it, and every branch's.
+    """Plot a face, the ensemble's heat map on it, and every branch's.
 
     Args:
         explanation: from `explain`.

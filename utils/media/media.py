@@ -32,8 +32,8 @@ from utils.media.picture import (
 from utils.media.video import VIDEO_SUFFIXES, Decoder, Frame
 
 BARE_PICTURES = {".mjpeg", ".mjpg"}  # videos that begin as a JPEG does
-WRITTEN = {".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 JPEG = {".jfif", ".jpe", ".jpeg", ".jpg"}
+WRITTEN = JPEG | {".bmp", ".dib", ".png", ".tif", ".tiff", ".webp"}
 USUAL_RATE = 25.0  # pictures per second of a webcam that does not tell
 LONGEST_GAP = 600.0  # seconds between two pictures of a video, beyond which their times are wrong
 COLOURS = (  # of boxes, one per class; dark enough for white letters
