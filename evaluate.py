@@ -21,7 +21,7 @@ from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
 from models.writing import write_json
-from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices
+from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices, write_predictions
 from utils.evaluation.evaluation import (
     ScoredCheckpoint,
     choose_folders,
@@ -36,7 +36,7 @@ from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
 from utils.uhardware import choose_hardware
 from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
-from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span, write_predictions
+from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span
 
 
 @dataclass
@@ -145,7 +145,7 @@ def main(evaluation: Evaluation) -> None:
         loader = loaders[model.image_size]
         result = evaluate_model(model, path, name, provenance, loader, hardware, evaluation.seed)
         pages.append((result, draw_pictures(result, faces, folder)))
-        write_predictions(model, result.predictions, faces.dataset, faces.root, folder / "predictions.csv")
+        write_predictions(result, faces, folder / "predictions.csv")
         write_json(result.as_dict() | facts, folder / "metrics.json")
         write_report(folder / "report.html", faces, pages[-1:], computed, evaluation.seed)
         print_result(result, faces, folder)

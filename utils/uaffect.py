@@ -47,16 +47,14 @@ def compute_affect_metrics(predicted: Tensor, targets: Tensor, seed: int = 0) ->
     """Score valence and arousal, predicted (N, 2) against annotated (N, 2); `seed` is that of the bootstrap."""
     p, t = predicted.double().numpy().T, targets.double().numpy().T  # (2, N)
     values = dict(zip(MEASURES, _measure(p, t), strict=True))
-    drawn = (
-        [_measure(p[:, faces], t[:, faces]) for faces in resample_faces(len(targets), seed)] if len(targets) > 1 else []
-    )
-    draws = [np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True)] or [()] * len(MEASURES)  # (2, D)
+    sampled = [_measure(p[:, faces], t[:, faces]) for faces in resample_faces(len(targets), seed)]
+    samples = [np.concatenate(parts, axis=1) for parts in zip(*sampled, strict=True)]  # (2, D) of each measure
     return AffectMetrics(
         len(targets),
         **{name: dict(zip(DIMENSIONS, map(_known, found.tolist()), strict=True)) for name, found in values.items()},
         intervals={
-            name: dict.fromkeys(DIMENSIONS) | {d: percentile_interval(v) for d, v in zip(DIMENSIONS, of_both)}  # noqa: B905
-            for name, of_both in zip(MEASURES, draws, strict=True)
+            name: dict(zip(DIMENSIONS, map(percentile_interval, of_both), strict=True))
+            for name, of_both in zip(MEASURES, samples, strict=True)
         },
     )
 

@@ -1,4 +1,4 @@
-"""Bootstrap over faces: the same draws for every network scored on the same faces, so that differences are paired.
+"""Bootstrap over faces: the same samples for every network scored on the same faces, so that differences are paired.
 
 Efron and Tibshirani, "An introduction to the bootstrap", 1993. A statistic of N faces is computed again for N faces
 sampled from them with replacement, `RESAMPLES` times. Whatever counts faces in cells (a confusion matrix) or sums a
@@ -12,20 +12,21 @@ import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-FACES_AT_ONCE = 2_000_000  # drawn faces in memory at a time
+FACES_AT_ONCE = 2_000_000  # sampled faces in memory at a time
 
 Interval: TypeAlias = tuple[float, float] | None
-"""Lower and upper bound; None where there is nothing to draw from."""
+"""Lower and upper bound; None where there is nothing to sample from."""
 
 
 def resample_faces(num_faces: int, seed: int = 0, draws: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """Yield the places of the faces drawn, (some, N) at a time, `draws` rows in all.
+    """Yield the places of the sampled faces, (some, N) at a time, `draws` rows in all; none of a single face.
 
     They depend on the number of faces, the seed and the number of draws alone.
     """
     rng = np.random.default_rng(seed)
     at_once = max(1, FACES_AT_ONCE // max(num_faces, 1))
-    for start in range(0, draws, at_once):
+    draws = draws if num_faces > 1 else 0
+    for start in range(0, max(draws, 1), at_once):  # once at least: (0, N)
         yield rng.integers(num_faces, size=(min(at_once, draws - start), num_faces), dtype=np.int32)
 
 
@@ -38,7 +39,7 @@ def sum_in_cells(cells: np.ndarray, num_cells: int, values: np.ndarray | None = 
 
 
 def percentile_interval(drawn: np.ndarray) -> Interval:
-    """Return the 95 % percentile interval of drawn values (D,); draws without a value (not a number) are left out."""
+    """Return the 95 % percentile interval of samples' values (D,); those that are not a number are left out."""
     known = drawn[np.isfinite(drawn)]
     if not len(known):
         return None

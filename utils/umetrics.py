@@ -32,9 +32,9 @@ class Reliability:
 class Metrics:
     """What a set of predictions is worth; shares in [0, 1].
 
-    Intervals are 95 % bootstrap intervals over faces (2,000 draws); they are None for fewer than two faces and for
-    classes without a value. They are percentiles of the draws, for the means over classes of the draws with a face of
-    every class; that of the calibration error is `utils.ubootstrap.basic_interval`.
+    Intervals are 95 % bootstrap intervals over faces (2,000 samples); they are None for fewer than two faces and for
+    classes without a value. They are percentiles of the samples, for the means over classes of the samples with a face
+    of every class; that of the calibration error is `utils.ubootstrap.basic_interval`.
 
     Attributes:
         n: number of faces.
@@ -87,7 +87,7 @@ class Difference(NamedTuple):
 
 
 class Resamples(NamedTuple):
-    """The statistics of every draw of faces: rates with a first dimension D, and the calibration error (D,)."""
+    """The statistics of every sample of faces: rates with a first dimension D, and the calibration error (D,)."""
 
     rates: Rates
     calibration_error: np.ndarray
@@ -103,41 +103,28 @@ def compute_metrics(probabilities: Tensor, targets: Tensor, labels: tuple[str, .
         seed: seed of the bootstrap.
     """
     K = len(labels)
-    cells, bins, gaps = _cells(probabilities, targets)
+    cells, bins, confidence, right = _cells(probabilities, targets)
     confusion = sum_in_cells(cells[None], K * K).reshape(K, K)
-    gap_sums = sum_in_cells(bins[None], CALIBRATION_BINS, gaps[None])
-    rates = compute_rates(confusion)
-    error = float(_calibration_error(gap_sums, len(cells))[0])
-    draws = resample_statistics(probabilities, targets, seed) if len(cells) > 1 else None
-
-    def interval(name: str) -> Interval:
-        return percentile_interval(getattr(draws.rates, name)) if draws else None
-
-    def per_class(name: str) -> tuple[dict[str, float | None], dict[str, Interval]]:
-        values = {label: _known(value) for label, value in zip(labels, getattr(rates, name), strict=True)}
-        drawn = getattr(draws.rates, name).T if draws else ()  # (K, D)
-        return values, dict.fromkeys(labels) | {
-            label: percentile_interval(of_class) for label, of_class in zip(labels, drawn, strict=draws is not None)
-        }
-
-    recall, recall_interval = per_class("recall")
-    precision, precision_interval = per_class("precision")
+    rates, samples = compute_rates(confusion), resample_statistics(probabilities, targets, seed)
+    values: dict[str, Any] = {}
+    for name in COMPARED:
+        values[name] = float(getattr(rates, name))
+        values[f"{name}_interval"] = percentile_interval(getattr(samples.rates, name))
+    for name in ("recall", "precision"):
+        of_samples = zip(labels, getattr(samples.rates, name).T, strict=True)  # (K, D)
+        values[name] = dict(zip(labels, _known(getattr(rates, name)), strict=True))
+        values[f"{name}_interval"] = {label: percentile_interval(of_class) for label, of_class in of_samples}
+    error = float(_calibration_error(bins[None], (confidence - right)[None])[0])
+    count, sure, correct = (sum_in_cells(bins[None], CALIBRATION_BINS, of)[0] for of in (None, confidence, right))
+    with np.errstate(invalid="ignore"):
+        reliability = Reliability(count.tolist(), _known(sure / count), _known(correct / count))
     return Metrics(
         n=len(cells),
-        accuracy=float(rates.accuracy),
-        accuracy_interval=interval("accuracy"),
-        mean_class_accuracy=float(rates.mean_class_accuracy),
-        mean_class_accuracy_interval=interval("mean_class_accuracy"),
-        macro_f1=float(rates.macro_f1),
-        macro_f1_interval=interval("macro_f1"),
         calibration_error=error,
-        calibration_error_interval=basic_interval(error, draws.calibration_error) if draws else None,
-        recall=recall,
-        recall_interval=recall_interval,
-        precision=precision,
-        precision_interval=precision_interval,
+        calibration_error_interval=basic_interval(error, samples.calibration_error),
         confusion=confusion.tolist(),
-        reliability=_reliability(probabilities, targets),
+        reliability=reliability,
+        **values,
     )
 
 
@@ -150,18 +137,15 @@ def compute_differences(
         first, second: probabilities (N, K) of the same faces in the same order.
         targets: class indices (N,).
         labels: the K class names.
-        seed: seed of the bootstrap; both networks see the same draws of the same faces.
+        seed: seed of the bootstrap; both networks see the same samples of the same faces.
     """
-    K = len(labels)
-    scores = [
-        compute_rates(sum_in_cells(_cells(probabilities, targets)[0][None], K * K).reshape(K, K))
-        for probabilities in (first, second)
-    ]
-    draws = [resample_statistics(p, targets, seed).rates for p in (first, second)] if len(targets) > 1 else None
+    K, both = len(labels), (first, second)
+    before, after = (compute_rates(sum_in_cells(_cells(p, targets)[0][None], K * K).reshape(K, K)) for p in both)
+    sampled_before, sampled_after = (resample_statistics(p, targets, seed).rates for p in both)
     return {
         name: Difference(
-            float(getattr(scores[1], name) - getattr(scores[0], name)),
-            percentile_interval(getattr(draws[1], name) - getattr(draws[0], name)) if draws else None,
+            float(getattr(after, name) - getattr(before, name)),
+            percentile_interval(getattr(sampled_after, name) - getattr(sampled_before, name)),
         )
         for name in COMPARED
     }
@@ -171,7 +155,7 @@ def compute_rates(confusion: np.ndarray, whole: np.ndarray | None = None) -> Rat
     """Compute the rates of confusion matrices (..., K, K), rows the labels and columns the predictions.
 
     Means are taken over the classes that have a value in `whole` (K, K), by default in each matrix itself; where one of
-    them has none, the mean is not a number. So draws that miss a rare class do not count as if there were none such.
+    them has none, the mean is not a number. So samples that miss a rare class do not count as if there were none such.
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1)  # (..., K)
     labelled, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -189,14 +173,14 @@ def compute_rates(confusion: np.ndarray, whole: np.ndarray | None = None) -> Rat
 
 
 def resample_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, draws: int = RESAMPLES) -> Resamples:
-    """Compute the rates and the calibration error of faces (N, K), (N,) drawn with replacement, `draws` times."""
+    """Compute the rates and the calibration error of faces (N, K), (N,) sampled with replacement, `draws` times."""
     K = probabilities.shape[1]
-    cells, bins, gaps = _cells(probabilities, targets)
-    whole = sum_in_cells(cells[None], K * K).reshape(K, K)
+    cells, bins, confidence, right = _cells(probabilities, targets)
+    whole, gaps = sum_in_cells(cells[None], K * K).reshape(K, K), confidence - right
     rates, errors = [], []
     for faces in resample_faces(len(cells), seed, draws):
         rates.append(compute_rates(sum_in_cells(cells[faces], K * K).reshape(-1, K, K), whole))
-        errors.append(_calibration_error(sum_in_cells(bins[faces], CALIBRATION_BINS, gaps[faces]), len(cells)))
+        errors.append(_calibration_error(bins[faces], gaps[faces]))
     return Resamples(Rates(*(np.concatenate(parts) for parts in zip(*rates, strict=True))), np.concatenate(errors))
 
 
@@ -215,30 +199,17 @@ def multi_target_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -logits.float().log_softmax(dim=1).masked_fill(targets == 0, -torch.inf).amax(dim=1).mean()
 
 
-def _cells(probabilities: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each face's cell of the confusion matrix, its bin of confidence, and confidence minus correctness (N,)."""
+def _cells(probabilities: Tensor, targets: Tensor) -> tuple[np.ndarray, ...]:
+    """Return each face's cell of the confusion matrix, bin of confidence, confidence, and 1 where it is right (N,)."""
     confidence, predicted = probabilities.double().max(dim=1)
     cells = targets * probabilities.shape[1] + predicted
     bins = (confidence * CALIBRATION_BINS).ceil().long().sub(1).clamp(0, CALIBRATION_BINS - 1)  # (low, high]
-    gaps = confidence - (predicted == targets).double()
-    return cells.numpy(), bins.numpy(), gaps.numpy()
+    return cells.numpy(), bins.numpy(), confidence.numpy(), (predicted == targets).double().numpy()
 
 
-def _reliability(probabilities: Tensor, targets: Tensor) -> Reliability:
-    confidence, predicted = probabilities.double().max(dim=1)
-    bins = _cells(probabilities, targets)[1][None]
-    count, sure, right = (
-        sum_in_cells(bins, CALIBRATION_BINS, values)[0]
-        for values in (None, confidence.numpy()[None], (predicted == targets).double().numpy()[None])
-    )
-    with np.errstate(invalid="ignore"):
-        sure, right = sure / count, right / count
-    return Reliability(count.tolist(), [_known(value) for value in sure], [_known(value) for value in right])
-
-
-def _calibration_error(gap_sums: np.ndarray, num_faces: int) -> np.ndarray:
-    """Turn sums of confidence minus correctness in the bins (D, bins) into expected calibration errors (D,)."""
-    return np.abs(gap_sums).sum(axis=-1) / num_faces
+def _calibration_error(bins: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Return the expected calibration errors (D,) of bins and confidence minus correctness (D, N)."""
+    return np.abs(sum_in_cells(bins, CALIBRATION_BINS, gaps)).sum(axis=-1) / bins.shape[1]
 
 
 def _mean_over(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -246,5 +217,5 @@ def _mean_over(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(classes, values, 0).sum(axis=-1) / classes.sum(axis=-1)
 
 
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _known(values: np.ndarray) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values.tolist()]

@@ -23,28 +23,17 @@ class Range(NamedTuple):
 AT_LEAST_ONE = Range(1, math.inf, "a whole number, 1 or more", whole=True)
 NOT_NEGATIVE = Range(0, 1e30, "a number, 0 or more")
 SHARE = Range(0, 1, "a number from 0 to 1")
+COUNTS = (
+    "image_size", "max_training_images", "max_images_per_label", "num_branches_trained_network", "max_training_epoch",
+    "max_finetune_epoch", "max_affect_epoch", "lr_decay_interval", "validation_interval", "batch_size", "every",
+    "rounds",
+)  # fmt: skip
+AMOUNTS = ("cache_gib", "lr", "lr_new", "lr_trained", "lr_affect", "weight_decay", "diversity_weight")
 RANGES = {
-    "image_size": AT_LEAST_ONE,
-    "max_training_images": AT_LEAST_ONE,
-    "max_images_per_label": AT_LEAST_ONE,
-    "num_branches_trained_network": AT_LEAST_ONE,
-    "max_training_epoch": AT_LEAST_ONE,
-    "max_finetune_epoch": AT_LEAST_ONE,
-    "max_affect_epoch": AT_LEAST_ONE,
-    "lr_decay_interval": AT_LEAST_ONE,
-    "validation_interval": AT_LEAST_ONE,
-    "batch_size": AT_LEAST_ONE,
-    "every": AT_LEAST_ONE,
-    "rounds": AT_LEAST_ONE,
+    **dict.fromkeys(COUNTS, AT_LEAST_ONE),
+    **dict.fromkeys(AMOUNTS, NOT_NEGATIVE),
     "webcam": Range(0, 99, "the number of a webcam, 0 for the first", whole=True),
     "seed": Range(0, 2**63 - 1, "a whole number, 0 or more", whole=True),
-    "cache_gib": NOT_NEGATIVE,
-    "lr": NOT_NEGATIVE,
-    "lr_new": NOT_NEGATIVE,
-    "lr_trained": NOT_NEGATIVE,
-    "lr_affect": NOT_NEGATIVE,
-    "weight_decay": NOT_NEGATIVE,
-    "diversity_weight": NOT_NEGATIVE,
     "lr_decay": SHARE,
     "beta": SHARE,
     "weight_averaging": Range(0, 1 - 1e-9, "a number from 0 to less than 1"),
@@ -82,7 +71,9 @@ def check_options(options: Any, network: type[ExpressionClassifier] | None = Non
         if not 0 < low <= high <= 10:
             raise ValueError(f"zoom is {options.zoom}; expected two numbers from above 0 to 10, the smaller one first")
     if "name_experiment" in names:
-        _check_name(options.name_experiment)
+        name = options.name_experiment  # not one that leads out of the folder of the experiments
+        if not name.strip() or Path(name).is_absolute() or not Path(name).parts or ".." in Path(name).parts:
+            raise ValueError(f"name_experiment is {name!r}; expected the name of a folder for this experiment")
     weights = getattr(options, "path_to_pretrained_network", None)
     if weights is not None and not Path(weights).exists():
         raise FileNotFoundError(
@@ -99,10 +90,3 @@ def _is_within(value: Any, allowed: Range) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if allowed.whole else (int, float)):
         return False
     return allowed.lowest <= value <= allowed.highest  # false for what is not a number
-
-
-def _check_name(name: str) -> None:
-    """Refuse a name that leads out of the folder of the experiments, or is none."""
-    parts = Path(name).parts
-    if not name.strip() or Path(name).is_absolute() or not parts or ".." in parts:
-        raise ValueError(f"name_experiment is {name!r}; expected the name of a folder for this experiment")

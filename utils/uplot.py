@@ -1,4 +1,4 @@
-"""Pictures of a training run and of a set of predictions.
+"""Plots of a training run and of a set of predictions.
 
 Those of predictions are narrow, so that their letters can be read on a phone.
 """
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -35,17 +34,16 @@ def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
 
 
 def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Draw loss, accuracy and how different the branches are by epoch, over all stages; grey lines mark new stages.
+    """Plot loss, accuracy and how different the branches are by epoch, over all stages; grey lines mark new stages.
 
     Args:
         history: one row per epoch, as written to history.csv.
         title: name of the run.
     """
     epochs = np.arange(1, len(history) + 1)
-    figure = _figure(12, 4)
-    figure.suptitle(title, color=INK)
+    figure, panels = draw_axes(12, 4, title, columns=3, letters=12)
     distances = sorted({key for row in history for key in row if key.startswith("validation_distance_")})
-    panels = {  # column: what it is called
+    columns_of = {  # panel: columns and what they are called
         "loss": {"train_loss": "train, all terms", "validation_loss": "validation, cross-entropy of the ensemble"},
         "accuracy (%)": {"train_accuracy": "train, augmented", "validation_accuracy": "validation"},
         "branches: 0 alike, 1 unrelated": {
@@ -53,9 +51,10 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
             "validation_disagreement": "predictions that differ (share of faces)",
         },
     }
-    for axes, (name, columns) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    for axes, (name, columns) in zip(panels, columns_of.items(), strict=True):
         for column, label in columns.items():
-            values = np.array([_number(row.get(column)) for row in history])
+            found = [row.get(column) for row in history]
+            values = np.array([np.nan if value in (None, "") else float(value) for value in found])
             known = np.isfinite(values)
             if known.any():
                 values = 100 * values if "accuracy" in column else values
@@ -67,7 +66,7 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines and axes.get_legend_handles_labels()[0]:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=LETTERS, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         else:
             axes.text(0.5, 0.5, "one branch: no pairs", transform=axes.transAxes, ha="center", color=MARK)
@@ -78,7 +77,7 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> Figure:
-    """Draw a confusion matrix: each row in percent of its class, the counts of the classes beside their names.
+    """Plot a confusion matrix: each row in percent of its class, the counts of the classes beside their names.
 
     Args:
         confusion: faces of each class (row) given each label (column), (K, K).
@@ -88,23 +87,18 @@ def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], ti
     counts = np.asarray(confusion)
     totals = counts.sum(axis=1)
     shares = 100 * counts / np.maximum(totals, 1)[:, None]
-    written = [
-        [f"{share:.0f}" if n else "" for share, n in zip(*rows, strict=True)]
-        for rows in zip(shares, counts, strict=True)
-    ]
-    figure = _figure(WIDTH, 4.6, title)
-    axes = figure.subplots()
+    written = np.where(counts, np.char.mod("%.0f", shares), "")
+    figure, axes = draw_axes(WIDTH, 4.6, title)
     _draw_matrix(axes, shares, written, labels, [f"{label} ({n:,})" for label, n in zip(labels, totals, strict=True)])
     axes.set(xlabel="predicted", ylabel="labelled (number of faces); cells: % of the row")
     return figure
 
 
 def plot_reliability(reliability: Reliability, title: str) -> Figure:
-    """Draw accuracy against confidence, and below it how many faces each bin of confidence holds."""
+    """Plot accuracy against confidence, and below it how many faces each bin of confidence holds."""
     bins = len(reliability.count)
     edges = np.arange(bins) / bins
-    figure = _figure(WIDTH, 4.8, title)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.25))
+    figure, (upper, lower) = draw_axes(WIDTH, 4.8, title, rows=2, sharex=True, height_ratios=(3, 1.25))
     known = [b for b in range(bins) if reliability.count[b]]
     accuracy = [reliability.accuracy[b] for b in known]
     confidence = [reliability.confidence[b] for b in known]
@@ -113,13 +107,9 @@ def plot_reliability(reliability: Reliability, title: str) -> Figure:
     upper.plot(confidence, accuracy, "o", markersize=4, color=INK, label="accuracy at the bin's mean confidence")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     upper.legend(frameon=False, fontsize=LETTERS, loc="upper left")
-    lower.bar(edges, reliability.count, 1 / bins, align="edge", color=MARK, edgecolor="white")
-    for place, count in zip(edges, reliability.count, strict=True):
-        if count:
-            lower.annotate(
-                f"{count:,}", (place + 0.5 / bins, count), (0, 2), textcoords="offset points",
-                ha="center", fontsize=6.5, color=INK,
-            )  # fmt: skip
+    bars = lower.bar(edges, reliability.count, 1 / bins, align="edge", color=MARK, edgecolor="white")
+    counts = [f"{count:,}" if count else "" for count in reliability.count]
+    lower.bar_label(bars, counts, padding=2, fontsize=6.5, color=INK)
     lower.set(xlabel="confidence: probability of the predicted class", ylabel="faces")
     lower.set_ylim(0, 1.2 * max(reliability.count))
     for axes in (upper, lower):
@@ -128,11 +118,10 @@ def plot_reliability(reliability: Reliability, title: str) -> Figure:
 
 
 def plot_class_bars(metrics: Metrics, title: str) -> Figure:
-    """Draw precision and recall of every class with their intervals; the number of faces beside each name."""
+    """Plot precision and recall of every class with their intervals; the number of faces beside each name."""
     labels = list(metrics.recall)
     support = [sum(row) for row in metrics.confusion]
-    figure = _figure(WIDTH, 1.3 + 0.46 * len(labels), title)
-    axes = figure.subplots()
+    figure, axes = draw_axes(WIDTH, 1.3 + 0.46 * len(labels), title)
     rows = np.arange(len(labels))
     series = (
         ("recall", metrics.recall, metrics.recall_interval, FIRST, -0.19),
@@ -151,18 +140,15 @@ def plot_class_bars(metrics: Metrics, title: str) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("share of the faces labelled so (recall) or called so (precision)")
     _tidy(axes, "x")
-    figure.legend(
-        *axes.get_legend_handles_labels(), frameon=False, fontsize=LETTERS, ncols=2, loc="outside lower center"
-    )
+    figure.legend(frameon=False, fontsize=LETTERS, ncols=2, loc="outside lower center")
     return figure
 
 
 def plot_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title: str, percent: bool = False) -> Figure:
-    """Draw how alike, or how different, the parts of a network are: values in [0, 1], (B, B)."""
+    """Plot how alike, or how different, the parts of a network are: values in [0, 1], (B, B)."""
     values = np.asarray(matrix) * (100 if percent else 1)
-    written = [[f"{value:.0f}" if percent else f"{value:.2f}" for value in row] for row in values]
-    figure = _figure(WIDTH, min(2 + 0.35 * len(values), 4.6), title)
-    axes = figure.subplots()
+    written = np.char.mod("%.0f" if percent else "%.2f", values)
+    figure, axes = draw_axes(WIDTH, min(2 + 0.35 * len(values), 4.6), title)
     highest = max(10 * np.ceil(values.max() / 10), 10) if percent else 1
     _draw_matrix(axes, values, written, names, names, highest, slanted=max(map(len, names)) > 2)
     scale = figure.colorbar(axes.images[0], ax=axes, shrink=0.9)
@@ -175,9 +161,8 @@ def plot_matrix(matrix: np.ndarray, names: Sequence[str], unit: str, title: str,
 def plot_accuracy_against_disagreement(
     disagreement: Sequence[float], accuracy: Sequence[float], names: Sequence[str], ensemble: float, title: str
 ) -> Figure:
-    """Draw the accuracy of every branch against how often it differs from the others; a line marks the ensemble's."""
-    figure = _figure(WIDTH, 3.8, title)
-    axes = figure.subplots()
+    """Plot the accuracy of every branch against how often it differs from the others; a line marks the ensemble's."""
+    figure, axes = draw_axes(WIDTH, 3.8, title)
     axes.axhline(100 * ensemble, color=SECOND, linewidth=1.2, linestyle="--", label="ensemble")
     axes.plot(100 * np.asarray(disagreement), 100 * np.asarray(accuracy), "o", color=FIRST, label="branch")
     for x, y, name in zip(disagreement, accuracy, names, strict=True):
@@ -190,15 +175,14 @@ def plot_accuracy_against_disagreement(
 
 
 def plot_faces(faces: Sequence[np.ndarray], captions: Sequence[str], title: str, columns: int = 4) -> Figure:
-    """Draw faces (H, W, 3), uint8 RGB, in a grid, each over its caption of two lines."""
+    """Plot faces (H, W, 3), uint8 RGB, in a grid, each over its caption of two lines."""
     columns = min(columns, max(len(faces), 3))
     rows = -(-len(faces) // columns)
     side = WIDTH / columns
-    figure = _figure(WIDTH, 0.4 + rows * (side + 0.36), title)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
+    figure, grid = draw_axes(WIDTH, 0.4 + rows * (side + 0.36), title, rows, columns, squeeze=False)
+    for axes in grid.flat:
         axes.axis("off")
-    for axes, face, caption in zip(grid, faces, captions, strict=False):
+    for axes, face, caption in zip(grid.flat, faces, captions, strict=False):
         axes.imshow(face, interpolation="nearest" if max(face.shape) < 100 else "antialiased")
         axes.text(
             0.5, -0.04, caption, transform=axes.transAxes, ha="center", va="top",
@@ -210,9 +194,8 @@ def plot_faces(faces: Sequence[np.ndarray], captions: Sequence[str], title: str,
 def plot_intervals(
     names: Sequence[str], values: Sequence[float], intervals: Sequence[Interval], unit: str, title: str, zero: bool
 ) -> Figure:
-    """Draw one value with its interval per row, in percent; `zero` marks where two networks are equal."""
-    figure = _figure(WIDTH, 1.3 + 0.36 * len(names), title)
-    axes = figure.subplots()
+    """Plot one value with its interval per row, in percent; `zero` marks where two networks are equal."""
+    figure, axes = draw_axes(WIDTH, 1.3 + 0.36 * len(names), title)
     for row, (value, interval) in enumerate(zip(values, intervals, strict=True)):
         if interval is not None:
             axes.plot([100 * bound for bound in interval], [row] * 2, color=FIRST, linewidth=2, solid_capstyle="butt")
@@ -228,11 +211,11 @@ def plot_intervals(
 
 
 def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, title: str) -> Figure:
-    """Draw curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels."""
-    figure = _figure(4 * len(panels), 4.8, title)
+    """Plot curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels."""
+    figure, row = draw_axes(4 * len(panels), 4.8, title, columns=len(panels), squeeze=False)
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     colors = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
-    for axes, (panel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (panel, curves) in zip(row[0], panels.items(), strict=True):
         for name, values in curves.items():
             axes.plot(np.arange(1, len(values) + 1), values, color=colors[name], linewidth=1.2, marker=".")
         axes.set(title=panel, xlabel=xlabel)
@@ -246,9 +229,8 @@ def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, titl
 def plot_points(
     points: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str
 ) -> Figure:
-    """Draw points by name, (x, y) each; the name stands at their mean."""
-    figure = _figure(2 * WIDTH, 6, title)
-    axes = figure.subplots()
+    """Plot points by name, (x, y) each; the name stands at their mean."""
+    figure, axes = draw_axes(2 * WIDTH, 6, title)
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points)))
     for (name, (x, y)), color in zip(points.items(), colors, strict=True):
         axes.plot(x, y, "o", color=color, markersize=4, alpha=0.7)
@@ -259,29 +241,24 @@ def plot_points(
     return figure
 
 
-def _figure(width: float, height: float, title: str | None = None) -> Figure:
+def draw_axes(
+    width: float, height: float, title: str, rows: int = 1, columns: int = 1, letters: float = 9, **options: Any
+) -> tuple[Figure, Any]:
+    """Make a figure (inches) with a title in letters (points), and the axes that `Figure.subplots` gives it."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, color=INK, fontsize=9)
-    return figure
+    figure.suptitle(title, color=INK, fontsize=letters)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _draw_matrix(
-    axes: Axes,
-    values: np.ndarray,
-    written: Sequence[Sequence[str]],
-    columns: Sequence[str],
-    rows: Sequence[str],
-    highest: float = 100,
-    slanted: bool = True,
-) -> None:
+    axes: Axes, values: np.ndarray, written: np.ndarray, columns: Sequence[str], rows: Sequence[str],
+    highest: float = 100, slanted: bool = True,
+) -> None:  # fmt: skip
     axes.imshow(values, cmap="Blues", vmin=0, vmax=highest)
     if len(rows) <= CELLS_WITH_NUMBERS:
-        for row, texts in enumerate(written):
-            for column, text in enumerate(texts):
-                color = "white" if values[row, column] > 0.55 * highest else INK
-                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=LETTERS)
+        for (row, column), text in np.ndenumerate(written):
+            color = "white" if values[row, column] > 0.55 * highest else INK
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=LETTERS)
     axes.set_xticks(range(len(columns)), columns, rotation=40 if slanted else 0, ha="right" if slanted else "center")
     axes.set_yticks(range(len(rows)), rows)
     axes.spines[:].set_visible(False)
@@ -299,7 +276,3 @@ def _set_letters(axes: Axes) -> None:
     axes.tick_params(labelsize=LETTERS)
     axes.xaxis.label.set_size(LETTERS + 0.5)
     axes.yaxis.label.set_size(LETTERS + 0.5)
-
-
-def _number(value: Any) -> float:
-    return np.nan if value in (None, "") else float(value)

@@ -1,16 +1,12 @@
-"""The end of a run or an evaluation: numbers from checkpoints read back from disk, written, drawn, said in a line."""
+"""The end of a run or an evaluation: numbers from checkpoints read back from disk, written, plotted, said in a line."""
 
-import csv
-import io
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from models.classifier import ExpressionClassifier
-from models.writing import write_atomically, write_json
+from models.writing import write_json
 from utils.ubootstrap import Interval
 from utils.ucheckpoint import Run
-from utils.udata import FaceDataset
 from utils.uhardware import Hardware
 from utils.umetrics import Metrics, compute_metrics
 from utils.upipeline import FaceLoader
@@ -55,18 +51,13 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     write_figure(plot_history(run.history, title), run.directory / "curves.png")
     heading = f"{title} on {faces.name}\n{describe(metrics)}"
     write_figure(plot_confusion(metrics.confusion, best.labels, heading), run.directory / "confusion_matrix.png")
-    content = {
-        "data": {"source": faces.source, "split": faces.split, "name": faces.name},
-        "selected_on": {"source": chosen_on.source, "split": chosen_on.split, "name": chosen_on.name},
-        "seed": seed,
-        "found": found,
-        "best": metrics.as_dict(),
-        "last": last_metrics.as_dict(),
-    }
+    data, selected_on = ({key: getattr(d, key) for key in ("source", "split", "name")} for d in (faces, chosen_on))
+    content = {"data": data, "selected_on": selected_on, "seed": seed, "found": found}
+    content |= {"best": metrics.as_dict(), "last": last_metrics.as_dict()}
     write_json(content, run.directory / "metrics.json")
     write_json(run.variables, run.directory / "variables.json")
-    written = ", ".join(("best.pt", "last.pt", "history.csv", "metrics.json", "variables.json", "curves.png"))
-    print(f"\n{run.directory}: {written}, confusion_matrix.png")
+    written = "best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png, confusion_matrix.png"
+    print(f"\n{run.directory}: {written}")
     optimistic = " itself" if chosen_on.paths == faces.paths else ""
     print(
         f"result: {describe(metrics)} on {faces.name}, n = {metrics.n:,}, from best.pt reloaded (stage "
@@ -91,8 +82,7 @@ def describe(metrics: Metrics) -> str:
     """Say accuracy and interval in a few words."""
     if metrics.accuracy_interval is None:
         return f"{metrics.accuracy:.2%} accuracy (one face: no interval)"
-    low, high = metrics.accuracy_interval
-    return f"{metrics.accuracy:.2%} accuracy (95 % interval {100 * low:.2f} to {100 * high:.2f})"
+    return f"{metrics.accuracy:.2%} accuracy (95 % interval {span(metrics.accuracy_interval, digits=2)})"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -134,24 +124,3 @@ def prepare_folder(folder: Path) -> None:
         raise ValueError(
             f"cannot write to {folder.absolute()} ({error.strerror}); choose another place with --output"
         ) from error
-
-
-def write_predictions(
-    model: ExpressionClassifier, predictions: Predictions, dataset: FaceDataset, root: Path, path: Path
-) -> None:
-    """Write one row per face: file, label, prediction, the probability of every class, and every branch's choice."""
-    probabilities = model.combine(predictions.branch_logits)
-    choices = predictions.branch_logits.argmax(dim=2).T  # (N, B)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    probability_columns = [f"probability_{label}" for label in model.labels]
-    branch_columns = [f"branch_{b}" for b in range(1, choices.shape[1] + 1)]
-    writer.writerow(["file", "label", "predicted", *probability_columns, *branch_columns])
-    for row, (index, target) in enumerate(zip(predictions.indices, predictions.targets, strict=True)):
-        file: Any = dataset.paths[int(index)]
-        file = file.relative_to(root) if file.is_relative_to(root) else file
-        values = [f"{value:.6f}" for value in probabilities[row].tolist()]
-        chosen = [model.labels[choice] for choice in choices[row].tolist()]
-        predicted = model.labels[int(probabilities[row].argmax())]
-        writer.writerow([file.as_posix(), model.labels[int(target)], predicted, *values, *chosen])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))

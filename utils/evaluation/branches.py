@@ -64,32 +64,31 @@ class FeatureSample:
     """The features of some of the faces that a network scores, evenly spaced over the data set."""
 
     parts: tuple[str, ...]  # what the features are of
-    chosen: np.ndarray  # (N,), whether to keep a face
+    chosen: Tensor  # (N,), whether to keep a face
     seen: int = 0
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def take(self, features: dict[str, Tensor]) -> None:
         """Keep the features of the chosen faces of the next batch."""
-        faces = next((values.shape[1] for values in features.values()), 0)
-        positions = torch.from_numpy(np.flatnonzero(self.chosen[self.seen : self.seen + faces]))
+        begin = self.seen
         for name, values in features.items():
-            self.kept.setdefault(name, []).append(values[:, positions.to(values.device)].float().cpu())
-        self.seen += faces
+            self.seen = begin + values.shape[1]
+            chosen = self.chosen[begin : self.seen].to(values.device)
+            self.kept.setdefault(name, []).append(values[:, chosen].float().cpu())
 
     @property
     def similarity(self) -> Similarity | None:
         """How alike the parts are, or None for a network with a single part or without features to compare."""
         if not self.kept or len(self.parts) < 2:
             return None
-        features = {name: torch.cat(values, dim=1) for name, values in self.kept.items()}
-        matrices = {name: similarity_matrix(values, gamma="median") for name, values in features.items()}
+        matrices = {name: similarity_matrix(torch.cat(v, dim=1), gamma="median") for name, v in self.kept.items()}
         return Similarity(self.parts, matrices, int(self.chosen.sum()))
 
 
 @contextmanager
 def watch_features(model: ExpressionClassifier, num_faces: int) -> Iterator[FeatureSample]:
     """Keep the features of at most `SAMPLE` faces while a network scores `num_faces` in their order."""
-    chosen = np.zeros(num_faces, dtype=bool)
+    chosen = torch.zeros(num_faces, dtype=torch.bool)
     chosen[np.linspace(0, num_faces - 1, min(num_faces, SAMPLE)).astype(int)] = True
     sample = FeatureSample(model.compared_parts, chosen)
     hook = model.register_forward_hook(lambda _model, _images, outputs: sample.take(model.compared_features(outputs)))

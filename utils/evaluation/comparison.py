@@ -1,4 +1,4 @@
-"""Several checkpoints on the same faces: paired differences, or mean and deviation over seeds."""
+"""Checkpoints on the same faces: their predictions, paired differences, mean and deviation over seeds."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-import torch
+from torch import Tensor
 
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
@@ -91,7 +91,11 @@ def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comp
     if seeds:
         values = {name: [getattr(result.ensemble, name) for result in results] for name in NUMBERS}
         summaries = {name: SeedSummary(mean(found), stdev(found), found) for name, found in values.items()}
-        return Comparison(None, summaries, _differing_variables(results))
+        recorded = [result.provenance.variables for result in results]
+        names = sorted(set().union(*recorded) - MAY_DIFFER_BETWEEN_SEEDS)
+        variables = {name: [variables.get(name) for variables in recorded] for name in names}
+        differing = {name: found for name, found in variables.items() if found.count(found[0]) < len(found)}
+        return Comparison(None, summaries, differing)
     first = results[0]
     differences = {
         result.name: compute_differences(
@@ -102,21 +106,30 @@ def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comp
     return Comparison(differences, None, {})
 
 
+def write_predictions(result: ScoredCheckpoint, faces: ScoredFaces, path: Path) -> None:
+    """Write one row per face: file, label, prediction, the probability of every class, and every branch's choice."""
+    columns = {"predicted": _names(result, result.probabilities)}
+    for label, values in zip(result.labels, result.probabilities.T.tolist(), strict=True):
+        columns[f"probability_{label}"] = [f"{value:.6f}" for value in values]
+    for b, logits in enumerate(result.predictions.branch_logits, start=1):
+        columns[f"branch_{b}"] = _names(result, logits)
+    _write_faces(result, faces, path, columns)
+
+
 def write_choices(results: Sequence[ScoredCheckpoint], faces: ScoredFaces, path: Path) -> None:
     """Write one row per face: file, label, and the prediction of every checkpoint."""
+    _write_faces(results[0], faces, path, {result.name: _names(result, result.probabilities) for result in results})
+
+
+def _names(result: ScoredCheckpoint, scores: Tensor) -> list[str]:
+    return [result.labels[choice] for choice in scores.argmax(dim=1).tolist()]
+
+
+def _write_faces(result: ScoredCheckpoint, faces: ScoredFaces, path: Path, columns: dict[str, list[str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["file", "label", *(result.name for result in results)])
-    labels, predictions = results[0].labels, results[0].predictions
-    choices = torch.stack([result.probabilities.argmax(dim=1) for result in results], dim=1)  # (N, checkpoints)
-    for index, target, chosen in zip(predictions.indices, predictions.targets, choices, strict=True):
-        file = faces.file_name(faces.dataset.paths[int(index)])
-        writer.writerow([file, labels[int(target)], *(labels[choice] for choice in chosen.tolist())])
+    writer.writerow(["file", "label", *columns])
+    _, targets, indices = result.predictions
+    for index, target, *row in zip(indices.tolist(), targets.tolist(), *columns.values(), strict=True):
+        writer.writerow([faces.file_name(faces.dataset.paths[index]), result.labels[target], *row])
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
-
-
-def _differing_variables(results: Sequence[ScoredCheckpoint]) -> dict[str, list[Any]]:
-    recorded = [result.provenance.variables for result in results]
-    names = sorted(set().union(*recorded) - MAY_DIFFER_BETWEEN_SEEDS)
-    values = {name: [variables.get(name) for variables in recorded] for name in names}
-    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}

@@ -65,14 +65,12 @@ class Provenance(NamedTuple):
     @property
     def found(self) -> str | None:
         """Stage, epoch and validation accuracy of the weights in words, or None where they are not recorded."""
-        if not self.measured:
-            return None
-        parts = ["stage {stage}, epoch {epoch}".format(**self.measured)]
-        if "num_epochs" in self.measured:
-            parts[0] += f" of {self.measured['num_epochs']}"
-        if "validation_accuracy" in self.measured:
-            parts.append(f"{self.measured['validation_accuracy']:.2%} when it was selected")
-        return ", ".join(parts)
+        forms = {
+            "stage": "stage {}", "epoch": ", epoch {}", "num_epochs": " of {}",
+            "validation_accuracy": ", {:.2%} when it was selected",
+        }  # fmt: skip
+        words = [form.format(self.measured[name]) for name, form in forms.items() if name in self.measured]
+        return "".join(words) or None
 
     @property
     def seed(self) -> int | None:
@@ -171,7 +169,7 @@ def evaluate_model(
         path=path,
         description=describe_network(model),
         predicts_affect=model.predicts_affect,
-        affect=measure_affect(model, predictions, faces, seed) if model.predicts_affect else None,
+        affect=measure_affect(model, predictions, faces, seed),
         labels=model.labels,
         provenance=provenance,
         predictions=predictions,
@@ -187,14 +185,12 @@ def evaluate_model(
 def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, seed: int) -> AffectMetrics | None:
     """Score valence and arousal on the faces that have them; None where there are none."""
     annotated = getattr(faces, "affect", None)  # (N, 2), of AffectNet
-    if annotated is None:
+    if not model.predicts_affect or annotated is None:
         return None
     targets = torch.from_numpy(annotated)[predictions.indices]
     known = (targets.abs() <= 1).all(dim=1)
-    if not known.any():
-        return None
     predicted = model.mean_affect(predictions.branch_logits).cpu()
-    return compute_affect_metrics(predicted[known], targets[known], seed)
+    return compute_affect_metrics(predicted[known], targets[known], seed) if known.any() else None
 
 
 def describe_network(model: ExpressionClassifier) -> str:
@@ -208,7 +204,7 @@ def describe_network(model: ExpressionClassifier) -> str:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Read how a checkpoint came to be; the faces it was selected on stand in the metrics.json of its run."""
+    """Read how a checkpoint came to be; the faces it was selected on are in the metrics.json of its run."""
     content = {} if path.is_dir() else read_tensors(path)
     if content.get("format") != FORMAT:
         return Provenance({}, {}, None)
@@ -235,8 +231,8 @@ def name_checkpoints(paths: Sequence[Path]) -> list[str]:
         ValueError: when a checkpoint is named twice.
     """
     resolved = [path.absolute() for path in paths]
-    for place, path in enumerate(resolved):
-        if path in resolved[:place]:
+    for path in resolved:
+        if resolved.count(path) > 1:
             raise ValueError(f"{path} is named twice; name every checkpoint once")
     parts = [path.parts[1:] if path.is_dir() else (*path.parts[1:-1], path.stem) for path in resolved]
     if len(set(parts)) < len(parts):  # best.pt and best.pth
@@ -254,7 +250,7 @@ def choose_folders(paths: Sequence[Path], names: Sequence[str], output: Path | N
         paths: the checkpoints.
         names: what they are called, from `name_checkpoints`.
         output: folder for all results; None for beside each checkpoint, and the folder that holds all checkpoints (the
-            first one's where they lie on several drives).
+            first one's where they are on several drives).
         ending: of every folder's name.
 
     Raises:
@@ -279,13 +275,6 @@ def find_mistakes(
     """Return the mistakes that a network is most sure of, the surest first."""
     confidence, predicted = probabilities.max(dim=1)
     wrong = torch.nonzero(predicted != predictions.targets).ravel()
-    order = wrong[torch.argsort(confidence[wrong], descending=True, stable=True)]
-    return [
-        Mistake(
-            faces.paths[int(predictions.indices[place])],
-            labels[int(predictions.targets[place])],
-            labels[int(predicted[place])],
-            float(confidence[place]),
-        )
-        for place in order[:number].tolist()
-    ]
+    surest = wrong[torch.argsort(confidence[wrong], descending=True, stable=True)][:number]
+    found = (values[surest].tolist() for values in (predictions.indices, predictions.targets, predicted, confidence))
+    return [Mistake(faces.paths[i], labels[t], labels[p], sure) for i, t, p, sure in zip(*found, strict=True)]

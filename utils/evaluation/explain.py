@@ -12,15 +12,14 @@ from typing import NamedTuple
 
 import torch
 from captum.attr import LayerGradCam
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from models.classifier import ExpressionClassifier, FaceInput, as_faces, resize
+from utils.uplot import INK, draw_axes
 
-SPREAD = 0.75  # standard deviation of the spot that a position is drawn as, in distances between positions
+SPREAD = 0.75  # standard deviation of the spot that a position is plotted as, in distances between positions
 COLUMNS = 6  # pictures in a row of an explanation
-INK = "#333333"
 
 
 class ScoreMap(NamedTuple):
@@ -98,7 +97,7 @@ def _enlarge(score_map: ScoreMap, image_size: int) -> Tensor:
     """Spread every position of a map as a Gaussian over the pixels it is centred on, (N, S, S), in score per pixel.
 
     Convolutions without padding see the middle of the picture: the six positions of ESR's last map are centred on the
-    pixels 26 to 66 of 96. To stretch them over the whole face, as is often done, would draw the mouth at the chin.
+    pixels 26 to 66 of 96. To stretch them over the whole face, as is often done, would put the mouth at the chin.
     """
     _, values, first, stride, _ = score_map
     pixels = torch.arange(image_size, device=values.device)
@@ -133,7 +132,7 @@ def score_maps(model: ExpressionClassifier, faces: Tensor, targets: Tensor) -> l
 
 
 def plot_explanation(explanation: Explanation, face: int, labels: Sequence[str]) -> Figure:
-    """Draw a face, the ensemble's heat map on it, and every branch's.
+    """Plot a face, the ensemble's heat map on it, and every branch's.
 
     Args:
         explanation: from `explain`.
@@ -147,11 +146,9 @@ def plot_explanation(explanation: Explanation, face: int, labels: Sequence[str])
     panels += zip(explanation.names, maps, said, strict=True)
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.1 * columns, 2.55 * rows + 0.45), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"what speaks for {labels[target]}", color=INK, fontsize=12)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, heat, probabilities) in zip(grid, panels, strict=False):
+    width, height, title = 2.1 * columns, 2.55 * rows + 0.45, f"what speaks for {labels[target]}"
+    figure, grid = draw_axes(width, height, title, rows, columns, letters=12, squeeze=False)
+    for axes, (name, heat, probabilities) in zip(grid.flat, panels, strict=False):
         axes.imshow(picture.mean(axis=2) if heat is not None else picture, cmap="gray", vmin=0, vmax=1)
         if heat is not None:
             heat = heat.cpu().numpy()
@@ -161,7 +158,7 @@ def plot_explanation(explanation: Explanation, face: int, labels: Sequence[str])
             chosen = int(probabilities.argmax())
             name = f"{name}\n{labels[chosen]} {100 * probabilities[chosen]:.0f} %"
         axes.set_title(name, color=INK, fontsize=10)
-    for axes in grid:
+    for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     return figure

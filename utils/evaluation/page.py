@@ -1,4 +1,4 @@
-"""The report page: pictures, numbers and what stands behind them, in one HTML file that needs nothing else."""
+"""The report page: plots, numbers and what is behind them, in one HTML file that needs nothing else."""
 
 import base64
 from collections.abc import Sequence
@@ -40,18 +40,16 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture with its words.
+    """A plot with its words.
 
     Attributes:
-        file: name of the PNG.
         heading: what it is.
         caption: how to read it.
         alt: what is to be seen, for those who cannot see it.
         content: the PNG.
-        numbers: what is drawn, as a table; None where the page has one elsewhere.
+        numbers: what is plotted, as a table; None where the page has one elsewhere.
     """
 
-    file: str
     heading: str
     caption: str
     alt: str
@@ -65,7 +63,7 @@ class Picture(NamedTuple):
 
 
 def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> list[Picture]:
-    """Draw a checkpoint's pictures and write each into its folder."""
+    """Plot what was measured of a checkpoint, and write each plot into its folder."""
     for pattern in ("similarity_*.png", "disagreement*.png", "mistakes.png"):  # of an earlier network at this place
         for outdated in folder.glob(pattern):
             outdated.unlink()
@@ -74,8 +72,7 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
     pictures = []
 
     def add(file: str, heading: str, figure: Any, caption: str, alt: str, numbers: Table | None = None) -> None:
-        content = write_figure(figure, folder / file, DPI)
-        pictures.append(Picture(file, heading, caption, alt, content, numbers))
+        pictures.append(Picture(heading, caption, alt, write_figure(figure, folder / file, DPI), numbers))
 
     add(
         "confusion_matrix.png",
@@ -87,6 +84,8 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
     )
     bins = metrics.reliability
     edges = [f"{b / CALIBRATION_BINS:.2f} to {(b + 1) / CALIBRATION_BINS:.2f}" for b in range(CALIBRATION_BINS)]
+    shares = [(percent(sure), percent(right)) for sure, right in zip(bins.confidence, bins.accuracy, strict=True)]
+    rows = [(edge, f"{n:,}", *both) for edge, n, both in zip(edges, bins.count, shares, strict=True)]
     add(
         "reliability.png",
         "Reliability",
@@ -95,14 +94,7 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
         "Below the dashed line the network is surer than it is right. The calibration error is the mean distance from "
         "the line, weighted by the number of faces.",
         f"Reliability diagram; the calibration error is {metrics.calibration_error:.3f}.",
-        Table(
-            "Faces by confidence",
-            ("Faces", "Mean confidence", "Accuracy"),
-            [
-                (edge, f"{n:,}", *(percent(value) for value in values))
-                for edge, n, *values in zip(edges, bins.count, bins.confidence, bins.accuracy, strict=True)
-            ],
-        ),
+        Table("Faces by confidence", ("Faces", "Mean confidence", "Accuracy"), rows),
     )
     add(
         "classes.png",
@@ -110,7 +102,7 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
         plot_class_bars(metrics, subject),
         "Recall: share of the faces with this label that were called so. Precision: share of the faces called so that "
         "have this label. Black lines are 95 % intervals; the table “By class” has the numbers.",
-        "Bars of recall and precision by class. The numbers stand in the table of this section.",
+        "Bars of recall and precision by class. The numbers are in the table of this section.",
     )
     if result.similarity is not None:
         for name, matrix in result.similarity.matrices.items():
@@ -129,6 +121,8 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
             )
     if result.disagreement is not None:
         different, branches = result.disagreement, result.branches
+        accuracies, rests = different.accuracy.tolist(), different.with_the_rest.tolist()
+        rows = [(name, percent(a), percent(rest)) for name, a, rest in zip(branches, accuracies, rests, strict=True)]
         add(
             "disagreement.png",
             "Disagreement of branches",
@@ -141,37 +135,22 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
         add(
             "disagreement_accuracy.png",
             "Accuracy against disagreement",
-            plot_accuracy_against_disagreement(
-                different.with_the_rest, different.accuracy, branches, metrics.accuracy, subject
-            ),
+            plot_accuracy_against_disagreement(rests, accuracies, branches, metrics.accuracy, subject),
             "An ensemble gains from branches that are accurate and err on different faces: up and to the right.",
             "Accuracy of every branch against its disagreement with the others.",
-            Table(
-                "Branches",
-                ("Accuracy", "Differs from another branch, mean"),
-                [
-                    (name, percent(float(accuracy)), percent(float(rest)))
-                    for name, accuracy, rest in zip(branches, different.accuracy, different.with_the_rest, strict=True)
-                ],
-            ),
+            Table("Branches", ("Accuracy", "Differs from another branch, mean"), rows),
         )
     if result.mistakes:
+        captions = [f"{m.predicted} {m.confidence:.0%}\nlabel: {m.label}" for m in result.mistakes]
+        rows = [(faces.file_name(m.path), m.label, m.predicted, percent(m.confidence)) for m in result.mistakes]
         add(
             "mistakes.png",
             "Most confident mistakes",
-            plot_faces(
-                [read_image(mistake.path) for mistake in result.mistakes],
-                [f"{m.predicted} {m.confidence:.0%}\nlabel: {m.label}" for m in result.mistakes],
-                subject,
-            ),
+            plot_faces([read_image(mistake.path) for mistake in result.mistakes], captions, subject),
             "The wrong answers that the network is surest of; some of them may be wrong labels. Whether these faces "
             "may be published is for the licence of the data set to say.",
             "Grid of faces; the table below it has their files, labels and predictions.",
-            Table(
-                "Most confident mistakes",
-                ("Label", "Prediction", "Confidence"),
-                [(faces.file_name(m.path), m.label, m.predicted, percent(m.confidence)) for m in result.mistakes],
-            ),
+            Table("Most confident mistakes", ("Label", "Prediction", "Confidence"), rows),
         )
     return pictures
 
@@ -179,15 +158,15 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
 def draw_comparison(
     results: Sequence[ScoredCheckpoint], comparison: Comparison, faces: ScoredFaces, folder: Path
 ) -> list[Picture]:
-    """Draw several checkpoints' accuracies, and their differences from the first, and write them into a folder."""
+    """Plot several checkpoints' accuracies, and their differences from the first, and write them into a folder."""
     for outdated in folder.glob("difference_*.png"):  # of an earlier comparison at this place
         outdated.unlink()
     names, metrics = [result.name for result in results], [result.ensemble for result in results]
     pictures = []
 
     def add(file: str, heading: str, figure: Any, caption: str) -> None:
-        alt = f"{heading}; the numbers stand in the table above."
-        pictures.append(Picture(file, heading, caption, alt, write_figure(figure, folder / file, DPI), None))
+        alt = f"{heading}; the numbers are in the table above."
+        pictures.append(Picture(heading, caption, alt, write_figure(figure, folder / file, DPI), None))
 
     accuracies = plot_intervals(
         names, [m.accuracy for m in metrics], [m.accuracy_interval for m in metrics],
@@ -196,16 +175,13 @@ def draw_comparison(
     add("accuracies.png", "Accuracy", accuracies, "Accuracy of the ensemble with its 95 % interval over faces.")
     for name in COMPARED if comparison.differences else ():
         found = [differences[name] for differences in comparison.differences.values()]
+        heading = f"Difference of {NUMBERS[name]}"
         differences = plot_intervals(
             names[1:], [d.value for d in found], [d.interval for d in found],
-            "percentage points", f"Difference of {NUMBERS[name]} from {names[0]}", zero=True,
+            "percentage points", f"{heading} from {names[0]}", zero=True,
         )  # fmt: skip
-        add(
-            f"difference_{name}.png",
-            f"Difference of {NUMBERS[name]}",
-            differences,
-            "Difference with its 95 % paired interval; right of the dashed line is better than the first.",
-        )
+        caption = "Difference with its 95 % paired interval; right of the dashed line is better than the first."
+        add(f"difference_{name}.png", heading, differences, caption)
     return pictures
 
 
@@ -229,32 +205,28 @@ def write_report(
         comparison: of several checkpoints, with its pictures.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters |= {"percent": percent, "span": span, "signed": signed, "number": number}
     environment.filters["affect"] = lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−")
     environment.filters["affect_span"] = lambda interval: span(interval, "calibration_error")
     first = results[0][0]
     support = [sum(row) for row in first.ensemble.confusion]
     most = support.index(max(support))
+    checkpoints = [(result, plots, list_warnings(result, faces), list_missing(result)) for result, plots in results]
+    headings = {name: words[0].upper() + words[1:] for name, words in NUMBERS.items()}
     page = environment.get_template(TEMPLATE).render(
         title=f"{first.name if len(results) == 1 else f'{len(results)} checkpoints'} on {faces.dataset.name}",
         faces=faces,
         n=len(faces.dataset),
         support=dict(zip(first.labels, support, strict=True)),
         constant=(first.labels[most], support[most] / sum(support)),
-        results=[
-            (result, pictures, list_warnings(result, faces), list_missing(result)) for result, pictures in results
-        ],
+        results=checkpoints,
         comparison=comparison,
         comparison_pictures=comparison_pictures,
-        numbers={name: words[0].upper() + words[1:] for name, words in NUMBERS.items()},
-        compared=COMPARED,
-        few_faces=FEW_FACES,
+        numbers=headings,
+        compared={name: headings[name] for name in COMPARED},
         draws=RESAMPLES,
         bins=CALIBRATION_BINS,
         seed=seed,
@@ -265,47 +237,36 @@ def write_report(
 
 def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
     """Say what makes a checkpoint's numbers look better, or less certain, than they are."""
-    warnings = []
     provenance = result.provenance
-    if faces.split == "train":
-        warnings.append(
-            "These are faces of the training split: the numbers do not tell how the network does on others."
-        )
-    if provenance.was_selected_on(faces.dataset):
-        warnings.append("The epoch was selected on these very faces: on others it would probably do worse.")
-    if provenance.selected_on is None and provenance.variables and not provenance.is_last:
-        warnings.append(
-            "Which faces the epoch was selected on is not recorded beside this checkpoint; if it was these, on "
-            "others it would probably do worse."
-        )
-    few = [
-        label for label, row in zip(result.labels, result.ensemble.confusion, strict=True) if 0 < sum(row) < FEW_FACES
-    ]
-    if few:
-        warnings.append(
-            f"Fewer than {FEW_FACES} faces: {', '.join(few)}. Their intervals are rough, and a share of 0 or 100 % has "
-            "an interval without width, because draws cannot show what did not happen."
-        )
-    absent = [label for label, row in zip(result.labels, result.ensemble.confusion, strict=True) if not sum(row)]
-    if absent:
-        warnings.append(f"No faces with the label {', '.join(absent)}: left out of the mean class accuracy.")
-    return warnings
+    on_training, on_these = faces.split == "train", provenance.was_selected_on(faces.dataset)
+    unrecorded = provenance.selected_on is None and provenance.variables and not provenance.is_last
+    support = {label: sum(row) for label, row in zip(result.labels, result.ensemble.confusion, strict=True)}
+    few = ", ".join(label for label, n in support.items() if 0 < n < FEW_FACES)
+    absent = ", ".join(label for label, n in support.items() if not n)
+    warnings = {
+        "These are faces of the training split: the numbers do not tell how the network does on others.": on_training,
+        "The epoch was selected on these very faces: on others it would probably do worse.": on_these,
+        "Which faces the epoch was selected on is not recorded beside this checkpoint; if it was these, on others it "
+        "would probably do worse.": unrecorded,
+        f"Fewer than {FEW_FACES} faces: {few}. Their intervals are rough, and a share of 0 or 100 % has an interval "
+        "without width, because resampling cannot show what did not happen.": few,
+        f"No faces with the label {absent}: left out of the mean class accuracy.": absent,
+    }
+    return [warning for warning, holds in warnings.items() if holds]
 
 
 def list_missing(result: ScoredCheckpoint) -> list[str]:
     """Say what was not computed for a checkpoint, and why."""
-    missing = []
-    if result.disagreement is None:
-        missing.append("Similarity and disagreement of branches: this network has a single branch.")
-    elif result.similarity is None:
-        missing.append("Similarity of branches: this network has no attention maps, nor other features to compare.")
-    if result.affect is None and result.predicts_affect:
-        missing.append("Valence and arousal, which this network also predicts: these faces have no such annotation.")
-    if not result.mistakes:
-        missing.append("Most confident mistakes: there are none.")
-    if not result.provenance.variables:
-        missing.append("Seed, selection and training variables: this checkpoint carries none.")
-    return missing
+    single = result.disagreement is None
+    featureless, unannotated = result.similarity is None and not single, result.predicts_affect and not result.affect
+    missing = {
+        "Similarity and disagreement of branches: this network has a single branch.": single,
+        "Similarity of branches: this network has no attention maps, nor other features to compare.": featureless,
+        "Valence and arousal, which this network also predicts: these faces have no such annotation.": unannotated,
+        "Most confident mistakes: there are none.": not result.mistakes,
+        "Seed, selection and training variables: this checkpoint carries none.": not result.provenance.variables,
+    }
+    return [words for words, holds in missing.items() if holds]
 
 
 def _rows(names: Sequence[str], values: Sequence[Sequence[float]], style: str = ",") -> list[tuple[str, ...]]:

@@ -10,15 +10,10 @@ EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 class Container(NamedTuple):
-    """What a container states.
+    """What a container states."""
 
-    Attributes:
-        is_cut: the file is shorter than its parts say.
-        duration: of the pictures that are shown, in seconds; None where it is not stated.
-    """
-
-    is_cut: bool = False
-    duration: float | None = None
+    is_cut: bool = False  # the file is shorter than its parts say
+    duration: float | None = None  # of the pictures that are shown, in seconds; None where it is not stated
 
 
 def examine_container(path: Path) -> Container:
@@ -41,33 +36,30 @@ def examine_container(path: Path) -> Container:
 
 def _examine_mp4(file: BinaryIO, size: int) -> Container:
     """Follow the boxes of an ISO base media file (ISO/IEC 14496-12); edit lists are part of a track's duration."""
-    is_cut, timescale, duration, durations, handler = False, 0, 0, [], b""
-    for kind, begin, end in _boxes(file, 0, size):
+    is_cut, timescale, duration, durations = False, 0, 0, []
+    for kind, begin, end in _boxes(file, size):
         is_cut = is_cut or end > size
         file.seek(begin)
         if kind == b"mvhd":
             timescale = _field(file, 12, 20, 4)
         elif kind == b"tkhd":
             duration = _field(file, 20, 28, 8)
-        elif kind == b"hdlr":
-            handler = file.read(12)[8:12]
-            if handler == b"vide" and 0 < duration < 2**32 - 1:
-                durations.append(duration)
+        elif kind == b"hdlr" and file.read(12)[8:12] == b"vide" and 0 < duration < 2**32 - 1:
+            durations.append(duration)
     return Container(is_cut, max(durations) / timescale if durations and timescale else None)
 
 
 def _field(file: BinaryIO, place: int, place_of_version_1: int, length_of_version_1: int) -> int:
-    """Return a number of 4 bytes of a box with a version; in version 1 it lies elsewhere and may be longer."""
+    """Return a number of 4 bytes of a box with a version; in version 1 it is elsewhere and may be longer."""
     content = file.read(40)
     if content[0] == 1:
         return int.from_bytes(content[place_of_version_1 : place_of_version_1 + length_of_version_1], "big")
     return int.from_bytes(content[place : place + 4], "big")
 
 
-def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield the boxes of a file, those inside of `INSIDE` after the one they are in: kind, begin of content, end."""
-    left = MOST_BOXES
-    places = [(begin, end)]
+    left, places = MOST_BOXES, [(0, size)]
     while places:
         position, limit = places.pop()
         while position + 8 <= limit and left:
@@ -82,12 +74,10 @@ def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes, int, i
             if length < 8:
                 return
             yield kind, content, position + length
+            position += length
             if kind in INSIDE:
-                places.append((position + length, limit))
-                limit = min(limit, position + length)
-                position = content
-            else:
-                position += length
+                places.append((position, limit))
+                position, limit = content, min(limit, position)
 
 
 def _matroska_end(file: BinaryIO) -> int:

@@ -13,6 +13,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -30,8 +31,6 @@ LONGEST_SIDE = 1280  # pixels; larger pictures are searched at this size: a casc
 SMALLEST_FACE = 30  # pixels, in the picture that is searched
 PENDING_BYTES = 2**28  # pictures that wait until the network's batch is full
 YUNET = "face_detection_yunet_2023mar.onnx of the OpenCV Zoo (github.com/opencv/opencv_zoo, Apache 2.0)"
-
-
 NO_FACE, UNREADABLE = "no face", "unreadable"  # labels of rows without a face
 
 
@@ -95,14 +94,6 @@ class FaceTable:
             label = UNREADABLE if frame.error else NO_FACE
             self.writer.writerow([*place, "", "", "", "", label, *[""] * len(self.answers)])
             self.labels[label] += 1
-
-
-class PendingFrame(NamedTuple):
-    """A frame whose faces wait for the network: boxes (n, 4) and crops."""
-
-    frame: Frame
-    boxes: np.ndarray
-    crops: list[np.ndarray]
 
 
 def make_detector(detector: str | Path | Detector) -> Detector:
@@ -251,42 +242,42 @@ def label_faces(
 def _stream(
     model: ExpressionClassifier, frames: Iterable[Frame], detector: Detector, margin: float, batch_size: int
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
-    pending: list[PendingFrame] = []
-    faces = held = 0
+    pending: list[tuple[Frame, list[tuple[int, ...]]]] = []  # with the boxes
+    crops: list[np.ndarray] = []  # of all their boxes
+    held = 0
     for frame in frames:
-        boxes, crops = np.zeros((0, 4), dtype=np.int64), []
+        boxes = []
         if frame.picture is not None:
             try:
-                boxes = find_faces(frame.picture, detector)
+                boxes = [tuple(box) for box in find_faces(frame.picture, detector).tolist()]
             except ValueError as error:
                 raise ValueError(f"{frame.source}: {error}") from error
             as_it_is = detector is whole_picture
-            crops = [frame.picture if as_it_is else cut_face(frame.picture, box, margin) for box in boxes.tolist()]
+            crops += [frame.picture if as_it_is else cut_face(frame.picture, box, margin) for box in boxes]
             held += frame.picture.nbytes
-        pending.append(PendingFrame(frame, boxes, crops))
-        faces += len(crops)
-        if max(faces, len(pending)) >= batch_size or held >= PENDING_BYTES:
-            yield from _label(model, pending, batch_size)
-            pending, faces, held = [], 0, 0
-    yield from _label(model, pending, batch_size)
+        pending.append((frame, boxes))
+        if max(len(crops), len(pending)) >= batch_size or held >= PENDING_BYTES:
+            yield from _label(model, pending, crops, batch_size)
+            pending, crops, held = [], [], 0
+    yield from _label(model, pending, crops, batch_size)
 
 
 def _label(
-    model: ExpressionClassifier, pending: list[PendingFrame], batch_size: int
+    model: ExpressionClassifier,
+    pending: list[tuple[Frame, list[tuple[int, ...]]]],
+    crops: list[np.ndarray],
+    batch_size: int,
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
-    crops = [crop for found in pending for crop in found.crops]
+    faces = []
     if crops:
         branch_logits = model.predict_branches(crops, batch_size).cpu()  # (B, N, K)
-        probabilities = model.combine(branch_logits)  # (N, K)
         choices = branch_logits.argmax(dim=2).T.tolist()  # (N, B)
         affect = model.mean_affect(branch_logits).tolist() if model.predicts_affect else [()] * len(crops)
-    place = 0
-    for frame, boxes, cut in pending:
-        faces = []
-        for box, crop in zip(boxes.tolist(), cut, strict=True):
-            target = int(probabilities[place].argmax())
-            said = tuple(model.labels[choice] for choice in choices[place])
-            label, of_classes = model.labels[target], probabilities[place]
-            faces.append(LabelledFace(tuple(box), crop, label, target, of_classes, said, tuple(affect[place])))
-            place += 1
-        yield frame, faces
+        boxes = [box for _, found in pending for box in found]
+        answers = zip(boxes, crops, model.combine(branch_logits), choices, affect, strict=True)
+        for box, crop, probabilities, choice, numbers in answers:
+            target, said = int(probabilities.argmax()), tuple(model.labels[of_branch] for of_branch in choice)
+            faces.append(LabelledFace(box, crop, model.labels[target], target, probabilities, said, tuple(numbers)))
+    faces = iter(faces)
+    for frame, found in pending:
+        yield frame, list(islice(faces, len(found)))

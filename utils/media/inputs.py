@@ -27,7 +27,7 @@ def find_media(inputs: Sequence[Path], exclude: Sequence[Path] = ()) -> list[Pat
 def list_media(inputs: Sequence[Path], exclude: Sequence[Path] = ()) -> Listing:
     """List photos and videos: files as they are named, folders with all their sub-folders, sorted, each file once.
 
-    The results of earlier runs that lie in these folders are left out. A name with *, ? or [ that is no file's is a
+    The results of earlier runs in these folders are left out. A name with *, ? or [ that is no file's is a
     pattern (** for all sub-folders), because not every shell replaces it.
 
     Args:
@@ -96,17 +96,11 @@ def _expand(named: Path) -> Iterator[tuple[Path, bool]]:
 def _list_folder(folder: Path, results: Sequence[str]) -> Listing:
     """List a folder without the results of this run and of earlier ones."""
     listing = list_files(folder, PHOTO_SUFFIXES | VIDEO_SUFFIXES)
-    kept = Listing(left_out=listing.left_out)
-    known: dict[Path, bool] = {}
-    for file in listing.files:
-        place = file.parent
-        if place not in known:
-            known[place] = _holds_results(place, folder, results)
-        if known[place]:
-            kept.left_out["results of predict.py"] += 1
-        else:
-            kept.files.append(file)
-    return kept
+    is_result = {place: _holds_results(place, folder, results) for place in {file.parent for file in listing.files}}
+    kept = [file for file in listing.files if not is_result[file.parent]]
+    if len(kept) < len(listing.files):
+        listing.left_out["results of predict.py"] += len(listing.files) - len(kept)
+    return Listing(kept, listing.left_out)
 
 
 def _holds_results(place: Path, folder: Path, results: Sequence[str]) -> bool:

@@ -10,7 +10,6 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints about damaged files are said here, once
 import cv2
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from models.writing import write_atomically
-from utils.media.inputs import find_media
+from utils.media.inputs import find_media as find_media
 from utils.media.output import naming
 from utils.media.picture import (
     PHOTO_SUFFIXES,
@@ -30,28 +29,11 @@ from utils.media.picture import (
     open_picture,
     read_picture,
 )
-from utils.media.video import VIDEO_SUFFIXES, Decoder
-
-__all__ = [
-    "PHOTO_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "Frame",
-    "LiveWindow",
-    "MediaError",
-    "VideoFile",
-    "annotate",
-    "annotated_path",
-    "find_media",
-    "read_media",
-    "read_photo",
-    "stream_video",
-    "stream_webcam",
-    "write_picture",
-]
+from utils.media.video import VIDEO_SUFFIXES, Decoder, Frame
 
 BARE_PICTURES = {".mjpeg", ".mjpg"}  # videos that begin as a JPEG does
-WRITTEN = {".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 JPEG = {".jfif", ".jpe", ".jpeg", ".jpg"}
+WRITTEN = JPEG | {".bmp", ".dib", ".png", ".tif", ".tiff", ".webp"}
 USUAL_RATE = 25.0  # pictures per second of a webcam that does not tell
 LONGEST_GAP = 600.0  # seconds between two pictures of a video, beyond which their times are wrong
 COLOURS = (  # of boxes, one per class; dark enough for white letters
@@ -60,26 +42,6 @@ COLOURS = (  # of boxes, one per class; dark enough for white letters
 )  # fmt: skip
 
 read_photo = read_picture
-
-
-class Frame(NamedTuple):
-    """A picture and where it is from.
-
-    Attributes:
-        picture: RGB (H, W, 3), uint8; None for what could not be read.
-        source: the file, or the name of the webcam.
-        seconds: from the start of a video or webcam; None for a photo.
-        rate: pictures per second of a video or webcam, as far as they are looked at; None for a photo.
-        error: why there is no picture.
-        note: what else is to be said about it.
-    """
-
-    picture: np.ndarray | None
-    source: str | Path = "picture"
-    seconds: float | None = None
-    rate: float | None = None
-    error: str | None = None
-    note: str | None = None
 
 
 def read_media(paths: Sequence[Path], every: int = 1) -> Iterator[Frame]:
@@ -101,12 +63,12 @@ def _read(decoder: Decoder, path: Path, every: int) -> Iterator[Frame]:
     with path.open("rb") as file:
         head = file.read(64)
     if suffix in VIDEO_SUFFIXES and (suffix in BARE_PICTURES or not is_picture(head)):
-        yield from _stream(decoder, path, every)
+        yield from decoder.pictures(path, every)
         return
     if size and not is_picture(head) and not is_other_content(head):
         begun = False
         try:
-            for frame in _stream(decoder, path, every):
+            for frame in decoder.pictures(path, every):
                 begun = True
                 yield frame
             return
@@ -130,12 +92,7 @@ def stream_video(path: Path, every: int = 1) -> Iterator[Frame]:
         MediaError: for a file that is no video, holds no pictures, or ends before its time (after those it has).
     """
     with Decoder() as decoder:
-        yield from _stream(decoder, path, every)
-
-
-def _stream(decoder: Decoder, path: Path, every: int) -> Iterator[Frame]:
-    for picture in decoder.pictures(path, every):
-        yield Frame(picture.pixels, path, picture.seconds, picture.rate)
+        yield from decoder.pictures(path, every)
 
 
 def stream_webcam(index: int, every: int = 1) -> Iterator[Frame]:
@@ -156,8 +113,9 @@ def stream_webcam(index: int, every: int = 1) -> Iterator[Frame]:
             if number % every == 0:
                 ok, picture = capture.retrieve()
                 if ok:
-                    picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-                    yield Frame(picture, f"webcam {index}", time.monotonic() - began, _rate(capture) / every)
+                    picture, rate = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), capture.get(cv2.CAP_PROP_FPS)
+                    rate = rate if 1 <= rate <= 1000 else USUAL_RATE
+                    yield Frame(picture, f"webcam {index}", time.monotonic() - began, rate / every)
             number += 1
         if number == 0:
             raise MediaError(f"webcam {index} gives no pictures: another program may be using it")
@@ -174,17 +132,12 @@ def _capture(source: str | int) -> Iterator[cv2.VideoCapture]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _rate(capture: cv2.VideoCapture) -> float:
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1 <= rate <= 1000 else USUAL_RATE
-
-
 def annotate(
     picture: np.ndarray, boxes: Sequence[Sequence[int]], captions: Sequence[str], classes: Sequence[int]
 ) -> np.ndarray:
     """Draw boxes (x, y, width, height) with captions on a copy of a picture, RGB (H, W, 3), uint8.
 
-    A caption stands above its box, or inside where the picture ends there; the class chooses the colour.
+    A caption is above its box, or inside where the picture ends there; the class chooses the colour.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)

@@ -47,10 +47,8 @@ TURNED_BACK = {  # from what a picture with that orientation (EXIF) is when it i
 
 Image.init()
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
-PHOTO_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS} | {
-    ".jif",
-    ".mpo",
-}
+PHOTO_SUFFIXES = {".jif", ".mpo"}
+PHOTO_SUFFIXES |= {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 
 # Pillow's own limit is half of what a telephone's camera takes, and calls it an attack; `_check_size` is asked instead.
 # A GIF or TIFF may still grow while it is decoded, beyond what its header says: then this one holds.
@@ -140,11 +138,10 @@ def decode(data: bytes, upright: bool = True) -> Picture:
     if not data:
         raise MediaError("it is an empty file")
     try:
-        if is_ordinary(data):
-            flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            image = decode_by_opencv(data, flags)
-            if image is not None:
-                return Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = decode_by_opencv(data, flags) if is_ordinary(data) else None
+        if image is not None:
+            return Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         return _decode_carefully(data, upright)
     except MediaError:
         raise
@@ -247,17 +244,16 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     """Convert a picture of any mode to RGB, blended over white where it is transparent; raises MediaError."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        return _shade(_grey(image), image.info.get("transparency"), image)
+        return _shade(_grey(image), image.info.get("transparency"))
     if mode == "RGB" and "transparency" in image.info and image.format == "PNG" and data[24] == 16:
         deep = decode_by_opencv(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
         if deep is None or deep.shape[2:] != (4,):
             raise MediaError("its transparency cannot be read: save it with 8 bits")
         return _over_white(Image.fromarray(cv2.cvtColor((deep >> 8).astype(np.uint8), cv2.COLOR_BGRA2RGBA)))
     if mode in ("1", "L") and isinstance(image.info.get("transparency"), int) and image.format == "PNG":
-        depth = data[24]  # the value that is transparent is in the file's bits, of which Pillow makes 8
-        key = (image.info["transparency"] & (2**depth - 1)) * (255 // (2**depth - 1)) if mode == "L" else None
-        key = image.info["transparency"] if key is None else key
-        return _shade(np.array(image.convert("L")), key, image)
+        key, white = image.info["transparency"], 2 ** data[24] - 1  # in the file's bits, of which Pillow makes 8
+        key = (key & white) * (255 // white) if mode == "L" else key
+        return _shade(np.array(image.convert("L")), key)
     if mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     return image.convert("RGB")  # LAB through its colour profile, CMYK, YCbCr, HSV, palettes
@@ -278,10 +274,10 @@ def _grey(image: Image.Image) -> np.ndarray:
     return values
 
 
-def _shade(values: np.ndarray, transparent: int | None, image: Image.Image) -> Image.Image:
-    """Return grey values, white where they are the transparent one, as RGB."""
-    deep = image.mode.startswith("I") or image.mode == "F"
-    grey = np.clip(values.astype(np.int64) >> 8, 0, 255).astype(np.uint8) if deep else values
+def _shade(values: np.ndarray, transparent: int | None) -> Image.Image:
+    """Return grey values of 8 bits or 16, white where they are the transparent one, as RGB."""
+    is_deep = values.dtype != np.uint8
+    grey = np.clip(values.astype(np.int64) >> 8, 0, 255).astype(np.uint8) if is_deep else values
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey).convert("RGB")

@@ -44,12 +44,24 @@ ASPECTS = (0.1, 10.0)  # width of a pixel by its height; others are mistakes
 SLOTS = 3  # as in the worker
 
 
-class VideoPicture(NamedTuple):
-    """A picture, RGB (H, W, 3) uint8, its seconds from the start, and the pictures per second of its video."""
+class Frame(NamedTuple):
+    """A picture and where it is from.
 
-    pixels: np.ndarray
-    seconds: float
-    rate: float
+    Attributes:
+        picture: RGB (H, W, 3), uint8; None for what could not be read.
+        source: the file, or the name of the webcam.
+        seconds: from the start of a video or webcam; None for a photo.
+        rate: pictures per second of a video or webcam, as far as they are looked at; None for a photo.
+        error: why there is no picture.
+        note: what else is to be said about it.
+    """
+
+    picture: np.ndarray | None
+    source: str | Path = "picture"
+    seconds: float | None = None
+    rate: float | None = None
+    error: str | None = None
+    note: str | None = None
 
 
 class Decoder:
@@ -81,7 +93,7 @@ class Decoder:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
 
-    def pictures(self, path: Path, every: int = 1) -> Iterator[VideoPicture]:
+    def pictures(self, path: Path, every: int = 1) -> Iterator[Frame]:
         """Yield every n-th picture of a video; few are in memory at a time.
 
         Pixels that are not square are made so. The rate is that of the pictures that are yielded.
@@ -105,7 +117,7 @@ class Decoder:
                 if not self.is_idle:  # it is in the middle of something
                     self.close()
 
-    def _pictures(self, path: Path, plain: Path, size: int, every: int) -> Iterator[VideoPicture]:
+    def _pictures(self, path: Path, plain: Path, size: int, every: int) -> Iterator[Frame]:
         if not size:
             raise _DecoderError("it is an empty file")
         self._start()
@@ -131,7 +143,7 @@ class Decoder:
             pixels = cv2.cvtColor(self._pixels(answer, payload), cv2.COLOR_BGR2RGB)  # a copy: the slot is free again
             self._ask()
             taken += 1
-            yield VideoPicture(_with_square_pixels(pixels, aspect, path), float(answer["seconds"]), rate / every)
+            yield Frame(_with_square_pixels(pixels, aspect, path), path, float(answer["seconds"]), rate / every)
         _check_end(path, int(answer["end"]), float(answer["seconds"]), announced, duration)
 
     def _start(self) -> None:
@@ -186,9 +198,8 @@ class Decoder:
         """Return the picture of an answer, BGR (H, W, 3), in memory that is used again."""
         try:
             height, width, channels = (int(length) for length in answer["shape"])
-            if not abs(float(answer["seconds"])) < 1e9:
-                raise ValueError
-            if min(height, width) < 1 or channels != 3 or height * width > MAX_PIXELS:
+            is_late = not abs(float(answer["seconds"])) < 1e9
+            if is_late or min(height, width) < 1 or channels != 3 or height * width > MAX_PIXELS:
                 raise ValueError
             size = height * width * 3
             if "follows" in answer:
@@ -236,11 +247,8 @@ def _how_it_ended(process: subprocess.Popen) -> str:
 
 
 def _shared_folder() -> Path:
-    """Make a folder for memory that processes share: where Linux keeps files in memory, else among temporary ones."""
-    in_memory = Path("/dev/shm")
-    if in_memory.is_dir() and os.access(in_memory, os.W_OK):
-        return Path(tempfile.mkdtemp(prefix="fer_video_", dir=in_memory))
-    return Path(tempfile.mkdtemp(prefix="fer_video_"))
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where Linux keeps files in memory
+    return Path(tempfile.mkdtemp(prefix="fer_video_", dir=in_memory))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ JSON, which video to decode, and answers on stdout, in lines of JSON:
     {"rate": ..., "announced": ..., "aspect": ...}   a video was opened
     {"alive": n}                                     n pictures were passed over
     {"number": n, "seconds": s, "slot": k, "shape": [h, w, 3], "file": name, "size": bytes}
-                                                     a picture lies in the k-th part of that file, BGR
+                                                     a picture is in the k-th part of that file, BGR
     {"number": n, "seconds": s, "shape": [h, w, 3], "follows": bytes}   the picture follows this line
     {"end": n, "seconds": s}                         the video ended after n pictures
     {"error": text}                                  it cannot be decoded
@@ -16,6 +16,7 @@ A line {} on stdin says that a picture was taken: its slot is free again. It imp
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import shutil
@@ -23,6 +24,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SLOTS = 3  # pictures that are decoded ahead
 SURVEYED = 100  # pictures whose times tell the rate of a video that states an unlikely one
@@ -55,6 +57,15 @@ class Slots:
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    def place(self, slot: int, shape: tuple[int, int, int]) -> Any:
+        """Return a slot as a picture; None where there is no room for it."""
+        import numpy as np
+
+        size = math.prod(shape)
+        if self.memory is None or size > self.size:
+            return None
+        return np.frombuffer(self.memory, np.uint8, size, slot * self.size).reshape(shape)
+
 
 class Answers:
     """The pipe to the program that asked."""
@@ -83,30 +94,19 @@ class Answers:
         import numpy as np
 
         self.wait(1)
-        size = int(np.prod(shape))
-        if size > self.slots.size:
-            self.wait(SLOTS)
-            self.slots.resize(size)
-        place = None
-        if self.slots.memory is not None:
-            place = np.frombuffer(self.slots.memory, np.uint8, size, self.next * self.slots.size).reshape(shape)
-        ok, picture = capture.retrieve(place)
+        ok, picture = capture.retrieve(self.slots.place(self.next, shape))
         if not ok or picture is None:
             return False
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise ValueError(f"its pictures are {picture.dtype} of shape {picture.shape}; expected colours of 8 bits")
-        if picture.shape != shape:  # it changes its size on the way
-            if picture.nbytes > self.slots.size:
-                self.wait(SLOTS)
-                self.slots.resize(picture.nbytes)
-            if self.slots.memory is not None:
-                place = np.frombuffer(self.slots.memory, np.uint8, picture.nbytes, self.next * self.slots.size)
-                place = place.reshape(picture.shape)
-                place[:] = picture
-        elif place is not None and not np.shares_memory(place, picture):
+        if picture.nbytes > self.slots.size:  # the first one, or one that is larger than those before
+            self.wait(SLOTS)
+            self.slots.resize(picture.nbytes)
+        place = self.slots.place(self.next, picture.shape)
+        if place is not None and not np.shares_memory(place, picture):
             place[:] = picture
         about = {"number": number, "seconds": seconds, "shape": picture.shape}
-        if self.slots.memory is None:
+        if place is None:
             self.say(**about, follows=picture.nbytes)
             self.out.write(np.ascontiguousarray(picture).data)
             self.out.flush()
