@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 from models.classifier import EMOTIONS
 from utils.media.picture import MediaError, read_picture
 from utils.preparing.annotations import EXPRESSIONS
-from utils.preparing.ferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
+from utils.preparing.ferplus import FERPLUS_VOTES_TO_EMOTIONS, labels_from_votes, read_votes
 from utils.preparing.folder import Listing, one_named
-from utils.preparing.kaggle import PLACES, find_labels, read_labels, why_missing
+from utils.preparing.kaggle import TABLES, find_labels, read_labels, why_missing
 from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
 from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 AFFECTNET_NAME = re.compile(r"(\d{1,9})[_s](\d{1,2})[_s](-?\d{1,4})[_s](-?\d{1,4})", re.ASCII)
-FERPLUS_VOTES_TO_EMOTIONS = VOTES_TO_EMOTIONS
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -199,7 +198,7 @@ class AffectNet(FaceDataset):
             "[id]_[emotion]_[valence*1000]_[arousal*1000].jpg; pre_process_affect_net writes it from the released data"
         )
         name = f"AffectNet-{num_classes} {split}"
-        root = find_root(Path(root), (*self.FOLDERS.values(), *PLACES["train"], *PLACES["validation"]))
+        root = find_root(Path(root), (*self.FOLDERS.values(), *TABLES["train"], *TABLES["validation"]))
         folder, label_file = one_named(root, self.FOLDERS[split]), find_labels(root, split)
         if not folder.is_dir() and label_file is None and why_missing(root, split):
             raise DatasetError(why_missing(root, split))
