@@ -196,9 +196,9 @@ def check_labels(
         shares, expected = found / found.sum(), np.array(published) / sum(published)
         fit = lambda order: 1 - np.abs(shares - expected[order]).sum() / 2  # noqa: E731
         judge(fit, "overlap with the published class sizes", 0.8, 0.1)
-    affect = getattr(faces, "affect", None)
-    if affect is not None:
-        valence = [affect[(faces.labels == label) & (np.abs(affect[:, 0]) <= 1), 0] for label in range(K)]
+    if faces.affect is not None:
+        known = np.abs(faces.affect[:, 0]) <= 1
+        valence = [faces.affect[known & (faces.labels == label), 0] for label in range(K)]
         means = {label: values.mean() for label, values in enumerate(valence) if len(values) >= FEWEST}
         if set(means) >= set(PLEASANT) & set(range(K)):
             judge(

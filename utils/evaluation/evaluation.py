@@ -186,10 +186,9 @@ def evaluate_model(
 
 def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, seed: int) -> AffectMetrics | None:
     """Score valence and arousal on the faces that have them; None where there are none."""
-    annotated = getattr(faces, "affect", None)  # (N, 2), of AffectNet
-    if annotated is None:
+    if faces.affect is None:
         return None
-    targets = torch.from_numpy(annotated)[predictions.indices]
+    targets = torch.from_numpy(faces.affect)[predictions.indices]
     known = (targets.abs() <= 1).all(dim=1)
     if not known.any():
         return None

@@ -98,6 +98,5 @@ def read_labels(label_file: Path) -> tuple[Listing, list[int]]:
 
 def _key(path: str | Path, length: int = 0) -> str:
     """Return a path, or its last parts, as they are compared."""
-    return "/".join(
-        [part for part in str(path).replace("\\", "/").lower().split("/") if part not in ("", ".")][-length:]
-    )
+    parts = [part for part in str(path).replace("\\", "/").lower().split("/") if part not in ("", ".")]
+    return "/".join(parts[-length:])
