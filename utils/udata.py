@@ -1,6 +1,6 @@
 """The three data sets, read in every layout they are found in, with one label order: that of `EMOTIONS`.
 
-`dataset[i]` is an RGB picture (3, H, W), uint8, as it lies on disk, and its label; nothing is decoded before it is
+`dataset[i]` is an RGB picture (3, H, W), uint8, as it is on disk, and its label; nothing is decoded before it is
 asked for. `pre_process_affect_net` and `pre_process_fer_plus` write the layouts that are read here.
 """
 
@@ -20,35 +20,21 @@ from torch.utils.data import Dataset
 from models.classifier import EMOTIONS
 from utils.media.picture import MediaError, read_picture
 from utils.preparing.annotations import EXPRESSIONS
-from utils.preparing.ferplus import VOTES_TO_EMOTIONS, labels_from_votes, read_votes
+from utils.preparing.ferplus import FERPLUS_VOTES_TO_EMOTIONS, labels_from_votes, read_votes
 from utils.preparing.folder import Listing, one_named
-from utils.preparing.kaggle import PLACES, find_labels, read_labels, why_missing
+from utils.preparing.kaggle import TABLES, find_labels, read_labels, why_missing
 from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
 from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
 from utils.preparing.table import DatasetError, printable
 
 __all__ = [
-    "EMOTIONS",
-    "FERPLUS_VOTES_TO_EMOTIONS",
-    "RAFDB",
-    "RAFDB_TO_EMOTIONS",
-    "AffectNet",
-    "DatasetError",
-    "FERPlus",
-    "FaceDataset",
-    "at_most",
-    "at_most_per_label",
-    "labels_from_votes",
-    "pre_process_affect_net",
-    "pre_process_fer_plus",
-    "read_image",
-    "read_votes",
-    "stratified_holdout",
-]
+    "EMOTIONS", "FERPLUS_VOTES_TO_EMOTIONS", "RAFDB", "RAFDB_TO_EMOTIONS", "AffectNet", "DatasetError", "FERPlus",
+    "FaceDataset", "at_most", "at_most_per_label", "labels_from_votes", "pre_process_affect_net",
+    "pre_process_fer_plus", "read_image", "read_votes", "stratified_holdout",
+]  # fmt: skip
 
 AFFECTNET_NAME = re.compile(r"(\d{1,9})[_s](\d{1,2})[_s](-?\d{1,4})[_s](-?\d{1,4})", re.ASCII)
-FERPLUS_VOTES_TO_EMOTIONS = VOTES_TO_EMOTIONS
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -74,10 +60,12 @@ class FaceDataset(Dataset):
         class_names: the names of the classes, in our order.
         listing: all pictures of the split, those without a label too, and how many files and rows were left out.
         split: which part of the data set these faces are, such as "train" or "holdout".
+        affect: valence and arousal of every face, (N, 2) float32 in [-1, 1], -2 where there are none; AffectNet alone.
     """
 
     source: str
     """The data set, as results should name it."""
+    affect: np.ndarray | None = None
 
     def __init__(
         self,
@@ -120,7 +108,8 @@ class FaceDataset(Dataset):
         """
         part = copy(self)
         part.paths = [self.paths[index] for index in indices]
-        part.labels = self.labels[np.asarray(indices, dtype=np.int64)]
+        indices = np.asarray(indices, dtype=np.int64)
+        part.labels, part.affect = self.labels[indices], None if self.affect is None else self.affect[indices]
         part.name = name or (self.name if split is None else f"{self.source} {split}")
         part.split = split or self.split
         return part
@@ -199,7 +188,7 @@ class AffectNet(FaceDataset):
             "[id]_[emotion]_[valence*1000]_[arousal*1000].jpg; pre_process_affect_net writes it from the released data"
         )
         name = f"AffectNet-{num_classes} {split}"
-        root = find_root(Path(root), (*self.FOLDERS.values(), *PLACES["train"], *PLACES["validation"]))
+        root = find_root(Path(root), (*self.FOLDERS.values(), *TABLES["train"], *TABLES["validation"]))
         folder, label_file = one_named(root, self.FOLDERS[split]), find_labels(root, split)
         if not folder.is_dir() and label_file is None and why_missing(root, split):
             raise DatasetError(why_missing(root, split))
@@ -222,11 +211,10 @@ class AffectNet(FaceDataset):
         if max_images_per_label is not None:
             keep = keep[at_most_per_label(labels[keep], max_images_per_label, seed)]
         super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing, split)
-        # valence and arousal of every face, (N, 2) float32 in [-1, 1]; -2 where AffectNet has none
         self.affect = affect[keep]
 
     def _read_names(self, files: list[Path], folder: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return emotion (N,) and valence and arousal (N, 2) that stand in the pictures' names."""
+        """Return emotion (N,) and valence and arousal (N, 2) that are in the pictures' names."""
         matches = [AFFECTNET_NAME.fullmatch(path.stem) for path in files]
         unnamed = [path for path, match in zip(files, matches, strict=True) if match is None]
         if unnamed:
@@ -238,12 +226,6 @@ class AffectNet(FaceDataset):
         if labels.max() > 10:
             raise DatasetError(f"{files[int(labels.argmax())]} has the emotion {labels.max()}; AffectNet's are 0 to 10")
         return labels, np.array([(int(match[3]), int(match[4])) for match in matches], dtype=np.float32) / 1000
-
-    def subset(self, indices: Sequence[int], name: str | None = None, split: str | None = None) -> "AffectNet":
-        """Return the same data set with only these faces, in this order; see `FaceDataset.subset`."""
-        part = super().subset(indices, name, split)
-        part.affect = self.affect[np.asarray(indices, dtype=np.int64)]
-        return part
 
     def with_affect(self) -> "AffectNet":
         """Return the faces whose valence and arousal are known, with those, (N, 2) float32, in place of the class."""

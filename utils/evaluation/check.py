@@ -36,6 +36,7 @@ from utils.udata import (
     DatasetError,
     FaceDataset,
     FERPlus,
+    at_most_per_label,
     read_image,
 )
 
@@ -52,42 +53,33 @@ class PublishedDataset(NamedTuple):
 
     Attributes:
         read: opens a split.
-        published: faces per class of each split, in our order; None where no number is published.
-        optional: splits that training does without.
+        published: faces per class of each split, in our order; None for a split that training does without.
         source: where the numbers are from.
     """
 
     read: Callable[[Path, str], FaceDataset]
     published: dict[str, tuple[int, ...] | None]
-    optional: tuple[str, ...]
     source: str
 
 
 DATASETS = {
     "affectnet": PublishedDataset(
-        lambda root, split: AffectNet(root, split),
-        {
-            "train": (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750),
-            "validation": (500,) * 8,
-            "unlabeled": None,
-        },
-        ("unlabeled",),
+        AffectNet,
+        {"train": (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), "validation": (500,) * 8, "unlabeled": None},
         "Mollahosseini et al. 2019",
     ),
     "ferplus": PublishedDataset(
-        lambda root, split: FERPlus(root, split),
+        FERPlus,
         {
             "train": (8733, 7284, 3022, 3136, 536, 116, 2098, 120),
             "valid": (1180, 862, 348, 411, 60, 25, 289, 16),
             "test": (1083, 892, 382, 394, 86, 16, 269, 15),
         },
-        (),
         "label.csv as published, majority rule",
     ),
     "rafdb": PublishedDataset(
-        lambda root, split: RAFDB(root, split),
+        RAFDB,
         {"train": (2524, 4772, 1982, 1290, 281, 717, 705), "test": (680, 1185, 478, 329, 74, 160, 162)},
-        (),
         "Li et al. 2017",
     ),
 }
@@ -98,24 +90,22 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
 
     Args:
         dataset: a name in `DATASETS`.
-        root: where it lies, as in the training scripts.
+        root: its folder, as in the training scripts.
         network: a trained network whose answers the labels are compared with; None leaves that out.
     """
     known, model = DATASETS[dataset], load_model(network) if network else None
     findings: list[Finding] = []
     splits = []
-    for name in known.published:
+    for name, published in known.published.items():
         try:
             faces = known.read(root, name)
         except DatasetError as error:
-            if name not in known.optional:
+            if published is not None:
                 findings.append(Finding("error", f"{name}: {error}", _remedy_for_missing(dataset, root)))
-            continue
-        splits.append(Split(name, faces, [*faces.listing.files, *faces.listing.lost]))
+        else:
+            splits.append(Split(name, faces, [*faces.listing.files, *faces.listing.lost]))
     for split in splits:
-        published = known.published[split.name]
-        print(_counts_table(split, published, known.source))
-        findings += check_counts(split, published) + check_left_out(split)
+        findings += check_counts(split, known.published[split.name], known.source) + check_left_out(split)
     content, unreadable = read_all(list(dict.fromkeys(path for split in splits for path in split.files)))
     findings += unreadable + check_copies(splits, content)
     for split in splits:
@@ -127,40 +117,33 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
     return findings
 
 
-def check_counts(split: Split, published: Sequence[int] | None) -> list[Finding]:
-    """Compare the faces per class with the published numbers."""
-    found = _per_class(split.faces)
-    empty = [name for name, count in zip(split.faces.class_names, found, strict=True) if count == 0]
-    findings = []
-    if empty:
-        findings.append(
-            Finding(
-                "error",
-                f"{split.name}: no face of {', '.join(empty)}",
-                "look whether the labels begin at 0 and follow the order Neutral, Happiness, Sadness, Surprise, Fear, "
-                "Disgust, Anger, Contempt",
-            )
+def check_counts(split: Split, published: Sequence[int] | None, source: str) -> list[Finding]:
+    """Print the faces per class next to the published numbers, and compare them."""
+    names, found, findings = split.faces.class_names, _per_class(split.faces), []
+    print(f"{split.faces.name}: {len(split.files):,} pictures, {len(split.faces):,} of them labelled")
+    print(f"  {'':10s} {'found':>9s}" + (f" {'published':>9s}   ({source})" if published else ""))
+    for k, (name, count) in enumerate(zip(names, found, strict=True)):
+        print(f"  {name:10s} {count:9,}" + (f" {published[k]:9,}" if published else ""))
+    if 0 in found:
+        empty = ", ".join(name for name, count in zip(names, found, strict=True) if count == 0)
+        remedy = f"look whether the labels begin at 0 and follow the order {', '.join(EMOTIONS)}"
+        findings.append(Finding("error", f"{split.name}: no face of {empty}", remedy))
+    if published and tuple(found) != published:
+        text = f"{split.name}: {sum(found):,} labelled faces, {sum(published):,} are published"
+        remedy = (
+            "unless this is a part of the data set on purpose, unpack or preprocess it again and look into errors.csv "
+            "for rows that could not be used"
         )
-    if published and tuple(found) != tuple(published):
-        findings.append(
-            Finding(
-                "note",
-                f"{split.name}: {sum(found):,} labelled faces, {sum(published):,} are published",
-                "unless this is a part of the data set on purpose, unpack or preprocess it again and look into "
-                "errors.csv for rows that could not be used",
-            )
-        )
+        findings.append(Finding("note", text, remedy))
     return findings
 
 
 def check_left_out(split: Split) -> list[Finding]:
-    """Say what lies in the folders of a split and is not read, besides what is reported as unreadable."""
+    """Say what is in the folders of a split and is not read, besides what is reported as unreadable."""
     listing = split.faces.listing
     others = Listing(left_out=Counter({why: n for why, n in listing.left_out.items() if why not in LOST}))
-    if not str(others):
-        return []
     remedy = "look whether pictures are among them; what does not belong there does no harm"
-    return [Finding("note", f"{split.name}: left out {others}", remedy)]
+    return [Finding("note", f"{split.name}: left out {others}", remedy)] if str(others) else []
 
 
 def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]:
@@ -179,105 +162,96 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
         contents = list(tqdm(pool.map(read, paths), "read every picture", len(paths), unit=" pictures", leave=False))
-    broken = [value for value in contents if isinstance(value, str)]
-    findings = [
-        Finding(
-            "error",
-            f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}",
-            "restore them from the archive, or preprocess those rows again",
-        )
-    ]
     content = {path: value for path, value in zip(paths, contents, strict=True) if isinstance(value, Content)}
-    return content, findings if broken else []
+    broken = [value for value in contents if isinstance(value, str)]
+    text = f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}"
+    remedy = "restore them from the archive, or preprocess those rows again"
+    return content, [Finding("error", text, remedy)] if broken else []
 
 
 def check_labels(
     split: Split, published: Sequence[int] | None, model: ExpressionClassifier | None, readable: set[Path]
 ) -> list[Finding]:
-    """Look whether labels seem to stand in another order, by class sizes, valence and a network's answers.
+    """Look whether labels seem to be in another order, by class sizes, valence and a network's answers.
 
     Each kind of evidence is a fit of the labels to the emotions. Where the labels as they are fit badly and another
     order fits far better, that order is named.
     """
     faces, K = split.faces, len(split.faces.class_names)
-    remedy = (
-        "put the labels into the order Neutral, Happiness, Sadness, Surprise, Fear, Disgust, Anger, Contempt; for "
-        "RAF-DB keep the official layout or name the folders 1..7, which is read as the official order"
-    )
     findings = []
 
     def judge(fit: Callable[[np.ndarray], float], evidence: str, bad: float, better: float) -> None:
         own = fit(np.arange(K))
         name, best = max(((name, fit(np.array(order))) for name, order in orders(K).items()), key=lambda pair: pair[1])
         if own < bad <= best and best > own + better:
-            text = (
-                f"{split.name}: the labels look like {name}, not our order ({evidence}: {best:.2f} against {own:.2f})"
+            text = f"the labels look like {name}, not our order ({evidence}: {best:.2f} against {own:.2f})"
+            remedy = (
+                f"put the labels into the order {', '.join(EMOTIONS)}; for RAF-DB keep the official layout or name the "
+                "folders 1..7, which is read as the official order"
             )
-            findings.append(Finding("error", text, remedy))
+            findings.append(Finding("error", f"{split.name}: {text}", remedy))
 
-    found = _per_class(faces)
-    if published and sum(found):
-        shares, expected = np.array(found) / sum(found), np.array(published) / sum(published)
+    found = np.array(_per_class(faces))
+    if published and found.sum():
+        shares, expected = found / found.sum(), np.array(published) / sum(published)
         fit = lambda order: 1 - np.abs(shares - expected[order]).sum() / 2  # noqa: E731
         judge(fit, "overlap with the published class sizes", 0.8, 0.1)
-    affect = getattr(faces, "affect", None)
-    if affect is not None:
-        valence = [affect[(faces.labels == label) & (np.abs(affect[:, 0]) <= 1), 0] for label in range(K)]
+    if faces.affect is not None:
+        known = np.abs(faces.affect[:, 0]) <= 1
+        valence = [faces.affect[known & (faces.labels == label), 0] for label in range(K)]
         means = {label: values.mean() for label, values in enumerate(valence) if len(values) >= FEWEST}
         if set(means) >= set(PLEASANT) & set(range(K)):
             judge(
                 lambda order: np.mean([PLEASANT[order[k]] * v for k, v in means.items() if order[k] in PLEASANT]),
                 "mean valence in the direction of the emotion", 0.2, 0.2,
             )  # fmt: skip
-    if model is not None:
-        answers, labels = ask(model, faces, readable)
-        if (np.bincount(labels, minlength=K) >= FEWEST).sum() < K / 2:  # too few faces to tell
-            return findings
-        judge(lambda order: _recall(answers, order[labels], K), "recall of a network", 0.3, 0.2)
-        if not findings and _recall(answers, labels, K) < 1.5 / K:
-            findings.append(
-                Finding(
-                    "error",
-                    f"{split.name}: the labels fit the faces no better than chance (mean recall of the network "
-                    f"{_recall(answers, labels, K):.2f})",
-                    "look whether the rows of the label file have moved against the pictures; on pictures unlike "
-                    "photographs of faces, leave this out with --network None",
-                )
-            )
-        if not findings:
-            findings += check_exchanged(split, answers, labels)
-    return findings
+    if model is None:
+        return findings
+    answers = ask(model, faces, readable)
+    enough = answers.sum(axis=1) >= FEWEST
+    if enough.sum() < K / 2:  # too few faces to tell
+        return findings
+    answers = answers / np.maximum(answers.sum(axis=1, keepdims=True), 1)  # of each class, what it looks like
+    recall = lambda order: float(answers[enough, order[enough]].mean())  # noqa: E731
+    judge(recall, "recall of a network", 0.3, 0.2)
+    if not findings and recall(np.arange(K)) < 1.5 / K:
+        text = (
+            f"{split.name}: the labels fit the faces no better than chance (mean recall of the network "
+            f"{recall(np.arange(K)):.2f})"
+        )
+        remedy = (
+            "look whether the rows of the label file have moved against the pictures; on pictures unlike photographs "
+            "of faces, leave this out with --network None"
+        )
+        findings.append(Finding("error", text, remedy))
+    return findings or check_exchanged(split, answers, enough)
 
 
-def check_exchanged(split: Split, answers: np.ndarray, labels: np.ndarray) -> list[Finding]:
-    """Find classes that a network's answers say are exchanged, while the others stand where they should."""
-    names = split.faces.class_names
+def check_exchanged(split: Split, answers: np.ndarray, enough: np.ndarray) -> list[Finding]:
+    """Find classes that a network says are exchanged, while the others are where they should be.
+
+    Args:
+        split: the faces.
+        answers: of the faces of each label (row) the share that the network takes for each class, (K, K).
+        enough: which labels have enough faces, (K,).
+    """
+    names, findings = split.faces.class_names, []
     K = len(names)
-    counts = np.zeros((K, K))
-    np.add.at(counts, (labels, answers), 1)
-    shares = counts / np.maximum(
-        counts.sum(axis=1, keepdims=True), 1
-    )  # of the faces under a label, what they look like
-    enough = counts.sum(axis=1) >= FEWEST
     moves = np.array([move for move in permutations(range(K)) if all(enough[k] or move[k] == k for k in range(K))])
-    best = moves[shares[np.arange(K), moves].sum(axis=1).argmax()]
-    findings, seen = [], set()
+    best = moves[answers[np.arange(K), moves].sum(axis=1).argmax()]
     for first in range(K):
         cycle = [first]
         while best[cycle[-1]] != first:
             cycle.append(int(best[cycle[-1]]))
-        gain = sum(shares[k, best[k]] - shares[k, k] for k in cycle) / len(cycle)
-        if len(cycle) > 1 and gain > CROSSED and not seen & set(cycle):
-            looks = ", ".join(f"{shares[k, best[k]]:.0%} of {names[k]} as {names[best[k]]}" for k in cycle)
-            findings.append(
-                Finding(
-                    "note",
-                    f"{split.name}: {' and '.join(names[k] for k in cycle)} look exchanged to the network, which sees "
-                    f"{looks}, while the other classes stand where they should",
-                    "look at some faces of these classes, and exchange their folders or labels where they are wrong",
-                )
+        gain = sum(answers[k, best[k]] - answers[k, k] for k in cycle) / len(cycle)
+        if first == min(cycle) and len(cycle) > 1 and gain > CROSSED:
+            looks = ", ".join(f"{answers[k, best[k]]:.0%} of {names[k]} as {names[best[k]]}" for k in cycle)
+            text = (
+                f"{split.name}: {' and '.join(names[k] for k in cycle)} look exchanged to the network, which sees "
+                f"{looks}, while the other classes stand where they should"
             )
-        seen |= set(cycle)
+            remedy = "look at some faces of these classes, and exchange their folders or labels where they are wrong"
+            findings.append(Finding("note", text, remedy))
     return findings
 
 
@@ -297,35 +271,22 @@ def orders(K: int) -> dict[str, Sequence[int]]:
     return found | {"FER+'s order of votes": FERPLUS_VOTES_TO_EMOTIONS}
 
 
-def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a network says of a sample of the faces, as many of each class where there are, and their labels."""
-    rng, K = np.random.default_rng(0), len(faces.class_names)
-    places = [place for place in rng.permutation(len(faces)).tolist() if faces.paths[place] in readable]
-    of_class = [[place for place in places if faces.labels[place] == label][: SAMPLE // K] for label in range(K)]
-    sample = [place for of_one in of_class for place in of_one]
-    answers = model.predict([read_image(faces.paths[place]) for place in sample]) if sample else np.empty((0, 8))
-    answers = answers[:, : len(faces.class_names)].argmax(1)
-    return np.asarray(answers), faces.labels[sample].astype(np.int64)
+def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) -> np.ndarray:
+    """Show a network a sample of the faces, as many of each class where there are.
 
-
-def _recall(answers: np.ndarray, labels: np.ndarray, K: int) -> float:
-    """Return the mean recall over the classes that have enough faces."""
-    recalls = [(answers[labels == k] == k).mean() for k in range(K) if (labels == k).sum() >= FEWEST]
-    return float(np.mean(recalls)) if recalls else 0.0
+    Returns:
+        how many faces of each label (row) it takes for each class (column), (K, K).
+    """
+    K = len(faces.class_names)
+    known = np.array([index for index, path in enumerate(faces.paths) if path in readable], dtype=np.int64)
+    sample = known[at_most_per_label(faces.labels[known], SAMPLE // K, seed=0)]
+    answers = model.predict([read_image(faces.paths[index]) for index in sample]) if len(sample) else np.empty((0, K))
+    cells = faces.labels[sample].astype(np.int64) * K + np.asarray(answers[:, :K].argmax(1))
+    return np.bincount(cells, minlength=K * K).reshape(K, K)
 
 
 def _per_class(faces: FaceDataset) -> list[int]:
     return np.bincount(faces.labels, minlength=len(faces.class_names)).tolist()
-
-
-def _counts_table(split: Split, published: Sequence[int] | None, source: str) -> str:
-    found = _per_class(split.faces)
-    lines = [f"{split.faces.name}: {len(split.files):,} pictures, {len(split.faces):,} of them labelled"]
-    heading = f"  {'':10s} {'found':>9s}" + (f" {'published':>9s}   ({source})" if published else "")
-    lines.append(heading)
-    for k, (name, count) in enumerate(zip(split.faces.class_names, found, strict=True)):
-        lines.append(f"  {name:10s} {count:9,}" + (f" {published[k]:9,}" if published else ""))
-    return "\n".join(lines)
 
 
 def _remedy_for_missing(dataset: str, root: Path) -> str:

@@ -1,11 +1,11 @@
-"""Finds pictures that stand in a data set more than once: the same pixels, nearly the same, or names that tell it.
+"""Finds pictures that are in a data set more than once: the same pixels, nearly the same, or names that tell it.
 
 A face that was learnt from must not be scored, not even mirrored, brighter or compressed again.
 """
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,10 @@ all 59 are a training photograph that was cut, sized or compressed otherwise. Pa
 """
 FLAT = 4.0  # grey values: a thumbnail whose standard deviation is less shows nothing to compare
 BLOCK = 4096  # thumbnails compared at a time: bounds memory
+KEPT = (
+    "a face that was learnt from must not be scored. Where the set is published with such copies and the protocol "
+    "keeps them (FER+ does), say so beside the number"
+)
 
 
 class Finding(NamedTuple):
@@ -74,27 +78,23 @@ def some(items: Iterable[str]) -> str:
 
 def check_copies(splits: Sequence[Split], content: dict[Path, Content]) -> list[Finding]:
     """Find copies across and within splits, by pixels, by looks and by names."""
-    training = [split for split in splits if split.name == "train"]
-    scored = [split for split in splits if split.name not in ("train", "unlabeled")]
     findings = check_same(splits, content)
-    for train in training:
-        for split in scored:
-            findings += check_alike(train, split, content) + check_names(train, split)
+    for train in (split for split in splits if split.name == "train"):
+        for scored in (split for split in splits if split.name not in ("train", "unlabeled")):
+            findings += check_alike(train, scored, content) + check_names(train, scored)
     return findings
 
 
 def check_same(splits: Sequence[Split], content: dict[Path, Content]) -> list[Finding]:
     """Find pictures of the same pixels, in two splits and within one; faces labelled differently are told apart."""
-    places: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
+    pictures: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by their pixels
     for split in splits:
         for path in split.files:
             if path in content:
-                places[content[path].digest].append((split.name, path))
+                pictures[content[path].digest].append((split.name, path))
     labels = {path: split.faces.labels[i].tolist() for split in splits for i, path in enumerate(split.faces.paths)}
-    across: dict[str, list[str]] = defaultdict(list)
-    within: dict[str, list[str]] = defaultdict(list)
-    contradicting: dict[str, int] = defaultdict(int)
-    for copies in places.values():
+    across, within, contradicting = defaultdict(list), defaultdict(list), Counter()
+    for copies in pictures.values():
         names = sorted({name for name, _ in copies})
         listing = " = ".join(f"{name}/{path.name}" for name, path in copies)
         if len(names) > 1:
@@ -104,46 +104,34 @@ def check_same(splits: Sequence[Split], content: dict[Path, Content]) -> list[Fi
             if len(own) > 1:
                 within[name].append(listing)
                 contradicting[name] += len({labels[path] for path in own if path in labels}) > 1
-    findings = [
-        Finding(
-            "error",
-            f"{len(listings):,} pictures stand in {names}, by content: {some(listings)}",
-            f"remove them from {'train' if 'train' in names else names.split(' and ')[-1]}: a face that was learnt "
-            "from must not be scored. Where the set is published with such copies and the protocol keeps them (FER+ "
-            "does), say so beside the number",
-        )
-        for names, listings in across.items()
-    ]
-    return findings + [
-        Finding(
-            "note",
+    findings = []
+    for names, listings in across.items():
+        text = f"{len(listings):,} pictures stand in {names}, by content: {some(listings)}"
+        remedy = f"remove them from {'train' if 'train' in names else names.split(' and ')[-1]}: {KEPT}"
+        findings.append(Finding("error", text, remedy))
+    for name, listings in within.items():
+        text = (
             f"{name}: {len(listings):,} pictures are there more than once, {contradicting[name]:,} of them with "
-            f"different labels: {some(listings)}",
-            "keep one of each, or know that these faces weigh more (FER2013 was published with such copies)",
+            f"different labels: {some(listings)}"
         )
-        for name, listings in within.items()
-    ]
+        remedy = "keep one of each, or know that these faces weigh more (FER2013 was published with such copies)"
+        findings.append(Finding("note", text, remedy))
+    return findings
 
 
 def check_alike(train: Split, scored: Split, content: dict[Path, Content]) -> list[Finding]:
     """Find pictures of a scored split that training shows nearly as they are, or mirrored, but not pixel by pixel."""
     found = find_alike(train.files, scored.files, content)
-    if not found:
-        return []
-    examples = [
+    examples = (
         f"{scored.name}/{path.name} ~ train/{copy.other.name}{' (mirrored)' if copy.mirrored else ''}"
         for path, copy in sorted(found.items(), key=lambda item: item[1].alike, reverse=True)
-    ]
-    return [
-        Finding(
-            "error",
-            f"{len(found):,} pictures of {scored.name} look like one of train that was mirrored, sized, made brighter "
-            f"or compressed again: {some(examples)}",
-            "look at them side by side, and remove those that are the same photograph from train: a face that was "
-            "learnt from must not be scored. Where the set is published with such copies and the protocol keeps them "
-            "(FER+ does), say so beside the number",
-        )
-    ]
+    )
+    text = (
+        f"{len(found):,} pictures of {scored.name} look like one of train that was mirrored, sized, made brighter or "
+        f"compressed again: {some(examples)}"
+    )
+    remedy = f"look at them side by side, and remove those that are the same photograph from train: {KEPT}"
+    return [Finding("error", text, remedy)] if found else []
 
 
 def find_same(train: Sequence[Path], scored: Sequence[Path], content: dict[Path, Content]) -> set[Path]:
@@ -158,17 +146,15 @@ def find_alike(train: Sequence[Path], scored: Sequence[Path], content: dict[Path
     same = find_same(train, scored, content)
     scored = [path for path in scored if path in content and path not in same]
     found: dict[Path, Copy] = {}
-    for alike, i, j, mirrored in _pairs(
-        [content[path].thumbnail for path in scored], [content[path].thumbnail for path in train]
-    ):
-        copy = Copy(alike, train[j], mirrored)
+    thumbnails = ([content[path].thumbnail for path in paths] for paths in (scored, train))
+    for alike, i, j, mirrored in _pairs(*thumbnails):
         if (scored[i] not in found or alike > found[scored[i]].alike) and _are_copies(scored[i], train[j], mirrored):
-            found[scored[i]] = copy
+            found[scored[i]] = Copy(alike, train[j], mirrored)
     return found
 
 
 def _pairs(scored: Sequence[bytes], train: Sequence[bytes]) -> Iterator[tuple[float, int, int, bool]]:
-    """Yield correlation, places and whether it is mirrored of all pairs of thumbnails that are alike."""
+    """Yield of all pairs of thumbnails that are alike the correlation, both positions and whether one is mirrored."""
     for first in range(0, len(train), BLOCK):
         against = _normalized(train[first : first + BLOCK]).reshape(-1, SIDE * SIDE).T
         for begin in range(0, len(scored), BLOCK):
@@ -208,22 +194,10 @@ def check_names(train: Split, scored: Split) -> list[Finding]:
     stems = {stem for stem in stems if len(stem) >= 6 and re.search(r"\d", stem)}  # 1.jpg says nothing
     found = []
     for path in train.files:
-        words = re.split(r"([^0-9a-z]+)", path.stem.lower())  # words at even places, what separates them between
-        parts = (
-            "".join(words[i:j])
-            for i in range(0, len(words), 2)
-            for j in range(i + 1, len(words) + 1, 2)
-            if j - i < len(words)
-        )
-        part = next((part for part in parts if part in stems), None)
-        if part is not None:
-            found.append(f"train/{path.name} and {scored.name}/{part}")
-    if not found:
-        return []
-    return [
-        Finding(
-            "note",
-            f"{len(found):,} pictures of train have the name of one of {scored.name} in theirs: {some(found)}",
-            f"look whether they were made from the faces of {scored.name}, and remove those",
-        )
-    ]
+        words = re.split(r"([^0-9a-z]+)", path.stem.lower())  # words at even indices, what separates them between
+        n = len(words)
+        parts = ("".join(words[i:j]) for i in range(0, n, 2) for j in range(i + 1, n + 1, 2) if j - i < n)
+        found += [f"train/{path.name} and {scored.name}/{part}" for part in parts if part in stems][:1]
+    text = f"{len(found):,} pictures of train have the name of one of {scored.name} in theirs: {some(found)}"
+    remedy = f"look whether they were made from the faces of {scored.name}, and remove those"
+    return [Finding("note", text, remedy)] if found else []

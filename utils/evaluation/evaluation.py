@@ -184,10 +184,9 @@ def evaluate_model(
 
 def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, seed: int) -> AffectMetrics | None:
     """Score valence and arousal on the faces that have them; None where there are none."""
-    annotated = getattr(faces, "affect", None)  # (N, 2), of AffectNet
-    if not model.predicts_affect or annotated is None:
+    if not model.predicts_affect or faces.affect is None:
         return None
-    targets = torch.from_numpy(annotated)[predictions.indices]
+    targets = torch.from_numpy(faces.affect)[predictions.indices]
     known = (targets.abs() <= 1).all(dim=1)
     predicted = model.mean_affect(predictions.branch_logits).cpu()
     return compute_affect_metrics(predicted[known], targets[known], seed) if known.any() else None

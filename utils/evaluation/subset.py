@@ -2,6 +2,8 @@
 
 import re
 from collections import defaultdict
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from utils.preparing.table import BadRow, Table, cells_or_none, printable, separ
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
 
 HASH = re.compile(r"[0-9a-f]{32,64}")
-IDENTIFIER = re.compile(  # of a picture, wherever it stands in a name: FER+, RAF-DB, AffectNet's source pictures
+IDENTIFIER = re.compile(  # of a picture, wherever it is in a name: FER+, RAF-DB, AffectNet's source pictures
     r"(?<![0-9a-z])(?:fer\d{7}|(?:train|test)_\d{4,5}|[0-9a-f]{32,64})(?![0-9a-z])", re.IGNORECASE
 )
 NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
@@ -72,7 +74,7 @@ class ScoredFaces(NamedTuple):
 
 
 def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
-    """Keep the faces whose names stand in a file, in the data set's order.
+    """Keep the faces whose names are in a file, in the data set's order.
 
     One name a line; other columns, empty lines, lines that begin with # and a header are left out. A line is a name as
     a whole, or the cell that looks like a picture is, or the first one. Names are compared without extension and
@@ -87,26 +89,25 @@ def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
     if not names_file.is_file():
         raise FileNotFoundError(f"no list of names at {names_file.absolute()}; expected one image name a line")
     sources = read_sources(faces)
-    index = _Index(faces, sources)
+    finder = _Finder(faces, sources)
     found_by_name: dict[str, int | None] = {}
     for number, line in text_lines(names_file, "a list with one image name a line"):
         line = line.strip()
         if line.startswith("#"):
             continue
-        name, place = index.find(line, f"{names_file}, line {number}")
-        if place is None and not found_by_name and name.lower() in HEADER:
+        name, face = finder.find(line, f"{names_file}, line {number}")
+        if face is None and not found_by_name and name.lower() in HEADER:
             continue
         if found_by_name.get(name) is None:
-            found_by_name[name] = place
-    chosen = sorted({place for place in found_by_name.values() if place is not None})
-    unknown = [printable(name, 300) for name, place in found_by_name.items() if place is None]
+            found_by_name[name] = face
+    chosen = sorted({face for face in found_by_name.values() if face is not None})
+    unknown = [printable(name, 300) for name, face in found_by_name.items() if face is None]
     if not chosen:
         listed = ", ".join(unknown[:3]) or "nothing"
-        by_row = AFFECTNET_NAME.fullmatch(faces.paths[0].stem) and not sources
         why = (
             "AffectNet's faces are named by row; these lists name source pictures. Run pre_process_affect_net again on "
             f"the same folders: it keeps the faces and writes {SOURCES}, which leads from one to the other"
-            if by_row
+            if AFFECTNET_NAME.fullmatch(faces.paths[0].stem) and not sources
             else "is it the list of another data set or split?"
         )
         raise DatasetError(
@@ -118,26 +119,21 @@ def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
 
 
 def read_sources(faces: FaceDataset) -> dict[int, str]:
-    """Return the source pictures of AffectNet's faces, by place in the data set; empty where none are noted.
+    """Return the source pictures of AffectNet's faces, by index in the data set; empty where none are noted.
 
     Raises:
         DatasetError: when a table of them is damaged.
     """
-    rows: dict[Path, dict[int, str]] = {}
-    found = {}
-    for place, path in enumerate(faces.paths):
-        match = AFFECTNET_NAME.fullmatch(path.stem)
-        if match is None:
-            continue
-        folder = path.parent.parent
-        if folder not in rows:
-            rows[folder] = _read_sources(folder / SOURCES) if (folder / SOURCES).is_file() else {}
-        if int(match[1]) in rows[folder]:
-            found[place] = rows[folder][int(match[1])]
-    return found
+    read = cache(_read_sources)
+    rows = [(AFFECTNET_NAME.fullmatch(path.stem), path.parent.parent / SOURCES) for path in faces.paths]
+    found = {face: read(table).get(int(match[1])) for face, (match, table) in enumerate(rows) if match}
+    return {face: source for face, source in found.items() if source is not None}
 
 
 def _read_sources(path: Path) -> dict[int, str]:
+    """Return the source pictures by row, none without a table."""
+    if not path.is_file():
+        return {}
     table = Table(path, ("row", "file"), wanted=SOURCES)
     found = {}
     for number, line in table.numbered():
@@ -151,61 +147,59 @@ def _read_sources(path: Path) -> dict[int, str]:
     return found
 
 
-class _Index:
+class _Finder:
     """Finds faces by their names, by what identifies the picture in them, and by their source pictures."""
 
     def __init__(self, faces: FaceDataset, sources: dict[int, str]) -> None:
         self.faces = faces
         self.by_name: dict[str, list[tuple[int, Path]]] = defaultdict(list)
         self.by_identifier: dict[str, set[int]] = defaultdict(set)
-        written = [(place, path) for place, path in enumerate(faces.paths)]
-        written += [(place, Path(source.replace("\\", "/"))) for place, source in sources.items()]
-        for place, path in written:
-            self.by_name[_bare(path.name).lower()].append((place, path))
+        originals = ((face, Path(source.replace("\\", "/"))) for face, source in sources.items())
+        for face, path in chain(enumerate(faces.paths), originals):
+            self.by_name[_bare(path.name).lower()].append((face, path))
             for identifier in _identifiers(path.name):
-                self.by_identifier[identifier].add(place)
+                self.by_identifier[identifier].add(face)
 
     def find(self, line: str, where: str) -> tuple[str, int | None]:
-        """Return the name on a line and the place of the face that has it, None without any.
+        """Return the name on a line and the index of the face that has it, None without any.
 
         Raises DatasetError when it fits several faces.
         """
         likeliest, names = _possible_names(line)
         hashed = [name for name in names if any(map(HASH.fullmatch, _identifiers(name)))]
-        several: list[tuple[str, list[int]]] = []
-        for name in names if not hashed else ():  # beside a hash, 8.jpg is a number in a folder
-            places = self._named(name)
-            if len(places) == 1:
-                return name, places[0]
-            several += [(name, places)] if places else []
-        for name in hashed or names:
-            identifiers = _identifiers(name)
-            places = sorted(self.by_identifier.get(identifiers[0], ())) if len(identifiers) == 1 else []
-            if len(places) == 1:
-                return likeliest, places[0]
-            several += [(name, places)] if places else []
+        # next to a hash, 8.jpg is a number in a folder
+        by_name = ((name, name, self._named(name)) for name in names if not hashed)
+        by_identifier = ((name, likeliest, self._identified(name)) for name in hashed or names)
+        several = None
+        for name, known_as, found in chain(by_name, by_identifier):
+            if len(found) == 1:
+                return known_as, found[0]
+            if found and not several:
+                several = (
+                    f"{where}: {printable(name)} fits {len(found)} faces of {self.faces.name}, such as "
+                    f"{printable(str(self.faces.paths[found[0]]), 300)}; write their folders before the name"
+                )
         if several:
-            name, places = several[0]
-            raise DatasetError(
-                f"{where}: {printable(name)} fits {len(places)} faces of {self.faces.name}, such as "
-                f"{printable(str(self.faces.paths[places[0]]), 300)}; write their folders before the name"
-            )
+            raise DatasetError(several)
         return likeliest, None
 
+    def _identified(self, name: str) -> list[int]:
+        """Return the faces of the only identifier in a name."""
+        identifiers = _identifiers(name)
+        return sorted(self.by_identifier.get(identifiers[0], ())) if len(identifiers) == 1 else []
+
     def _named(self, name: str) -> list[int]:
-        """Return the places of the faces of a name, in the folders that stand before it where several have it."""
+        """Return the faces of a name, in the folders before it where several have it."""
         *folders, last = [part for part in name.replace("\\", "/").split("/") if part] or [""]
         found = self.by_name.get(_bare(last).lower(), [])
-        if len({place for place, _ in found}) > 1:
-            found = [(place, path) for place, path in found if _bare(path.name) == _bare(last)] or found
-        if len({place for place, _ in found}) > 1 and folders:
-            ending = [folder.lower() for folder in folders]
-            found = [
-                (place, path)
-                for place, path in found
-                if [part.lower() for part in path.parent.parts[-len(ending) :]] == ending
-            ] or found
-        return sorted({place for place, _ in found})
+        ending = [folder.lower() for folder in folders]
+        for fits in (
+            lambda path: _bare(path.name) == _bare(last),
+            lambda path: ending and [part.lower() for part in path.parent.parts[-len(ending) :]] == ending,
+        ):
+            if len({face for face, _ in found}) > 1:
+                found = [(face, path) for face, path in found if fits(path)] or found
+        return sorted({face for face, _ in found})
 
 
 def _possible_names(line: str) -> tuple[str, list[str]]:

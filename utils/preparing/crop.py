@@ -8,11 +8,7 @@ from utils.media.pngjpeg import jpeg_header
 from utils.preparing.annotations import BadRow, Box
 
 # The boxes count pixels as they are stored, so a camera's note to turn the picture (EXIF orientation) is not followed.
-DECODING = {
-    2: cv2.IMREAD_REDUCED_COLOR_2 | cv2.IMREAD_IGNORE_ORIENTATION,
-    4: cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION,
-    8: cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION,
-}
+DECODING = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 PIXELS_LEFT = {1: 0.0, 2: 1.0, 4: 1.25, 8: 1.25}
 """Pixels per pixel of the result, along each side, that decoding at 1/2, 1/4 or 1/8 must leave.
 
@@ -26,7 +22,7 @@ def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
 
     Args:
         data: the picture's file, of any kind that `utils.media.picture` decodes; transparency is blended over white.
-        box: in pixels of the stored picture; what lies outside of the picture is cut off.
+        box: in pixels of the stored picture; what is outside of the picture is cut off.
         image_size: pixels along each side of the result.
 
     Returns:
@@ -41,21 +37,25 @@ def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
         raise BadRow(f"the picture is corrupt: {error}") from error
     if header is None:  # no JPEG, or a peculiar one
         image = _decode(data, 1)
-        return _resize(_cut(image, _clip(box, *image.shape[:2])), image_size)
-    face = _clip(box, header.height, header.width)
-    reduction = max(k for k, pixels in PIXELS_LEFT.items() if min(face[2:]) >= pixels * k * image_size)
-    image = _decode(data, reduction)
-    if image.shape[:2] != (-(-header.height // reduction), -(-header.width // reduction)):
-        raise BadRow("the picture is corrupt: its size is not the one it states")
-    if reduction == 1:
-        return _resize(_cut(image, face), image_size)
-    return _resize_reduced(image, face, reduction, image_size)
+        face, reduction = _clip(box, *image.shape[:2]), 1
+    else:
+        face = _clip(box, header.height, header.width)
+        reduction = max(k for k, pixels in PIXELS_LEFT.items() if min(face[2:]) >= pixels * k * image_size)
+        image = _decode(data, reduction)
+        if image.shape[:2] != (-(-header.height // reduction), -(-header.width // reduction)):
+            raise BadRow("the picture is corrupt: its size is not the one it states")
+    if reduction > 1:
+        return _resize_reduced(image, face, reduction, image_size)
+    image = image[face.top : face.top + face.height, face.left : face.left + face.width]
+    # average along sides that shrink, then interpolate along sides that grow
+    image = cv2.resize(image, np.minimum(face[2:], image_size).tolist(), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
 
 
 def _decode(data: bytes, reduction: int) -> np.ndarray:
     """Decode a picture to BGR, uint8, at 1 / reduction of its size; raises BadRow."""
     if reduction > 1:  # of an ordinary JPEG alone
-        image = decode_by_opencv(data, DECODING[reduction])
+        image = decode_by_opencv(data, DECODING[reduction] | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise BadRow("the picture is corrupt: OpenCV cannot decode it")
         return image
@@ -66,7 +66,7 @@ def _decode(data: bytes, reduction: int) -> np.ndarray:
 
 
 def _clip(box: Box | None, height: int, width: int) -> Box:
-    """Return the part of a box that lies in the picture; raises BadRow when there is none."""
+    """Return the part of a box that is in the picture; raises BadRow when there is none."""
     if box is None:
         return Box(0, 0, width, height)
     if box.width <= 0 or box.height <= 0:
@@ -81,22 +81,11 @@ def _clip(box: Box | None, height: int, width: int) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def _cut(image: np.ndarray, box: Box) -> np.ndarray:
-    return image[box.top : box.top + box.height, box.left : box.left + box.width]
-
-
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Scale to a square: average along sides that shrink, then interpolate along sides that grow."""
-    height, width = image.shape[:2]
-    image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
 def _resize_reduced(image: np.ndarray, box: Box, reduction: int, size: int) -> np.ndarray:
     """Cut a box out of a picture decoded at 1 / reduction and scale it to a square, without rounding the box.
 
     Pixel i of the reduced picture stands for the stored pixels [i * reduction, (i + 1) * reduction), so the box's edges
-    lie between its pixels. A grid with one to two pixels per sample starts exactly at them, and is averaged.
+    are between its pixels. A grid with one to two pixels per sample starts exactly at them, and is averaged.
     """
     columns, rows = (side // (reduction * size) * size for side in (box.width, box.height))
     step_x, step_y = box.width / columns / reduction, box.height / rows / reduction

@@ -16,7 +16,7 @@ from utils.preparing.table import BadRow, DatasetError, Table, cells_or_none, pr
 FER_SIZE = 48  # pixels along each side of a FER2013 face
 FER_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 FER_VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-VOTES_TO_EMOTIONS = [0, 1, 3, 2, 6, 5, 4, 7]  # column of votes -> our class
+FERPLUS_VOTES_TO_EMOTIONS = [0, 1, 3, 2, 6, 5, 4, 7]  # column of votes -> our class
 VOTE = re.compile(r"\d{1,6}(\.0+)?", re.ASCII)  # a count; tables that went through other programs write 4.0
 FER_WHERE = (
     "fer2013.csv is in Kaggle's 'Challenges in Representation Learning: Facial Expression Recognition Challenge', "
@@ -104,12 +104,12 @@ class FERPlusTables:
 def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
     """Read picture names and votes (N, 10) of a FER+ label file, and the number of rows without a picture's name.
 
-    A header that names the ten votes is followed, in whatever order they stand. A picture has one row.
+    A header that names the ten votes is followed, in whatever order they are. A picture has one row.
 
     Raises:
         DatasetError: when the file is no text, a row has no ten vote counts, or a picture has two rows.
     """
-    names: dict[str, int] = {}  # the line it stands on
+    names: dict[str, int] = {}  # the line it is on
     votes, unnamed, separator, order = [], 0, None, None
     for number, line in text_lines(label_file, "label.csv"):
         if separator is None:
@@ -121,7 +121,7 @@ def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
         row = [cell.strip() for cell in cells_or_none(line, separator)]
         while len(row) > 12 and not row[-1]:
             row.pop()
-        counts = [row[place] for place in order if place < len(row)] if order else row[2:]
+        counts = [row[column] for column in order if column < len(row)] if order else row[2:]
         if len(counts) != 10 or not all(map(VOTE.fullmatch, counts)):
             raise DatasetError(
                 f"{label_file}, line {number}: expected name, box and ten vote counts, found {printable(line)!r}"
@@ -145,19 +145,19 @@ def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
 def labels_from_votes(votes: np.ndarray, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Turn FER+ votes (N, 10) into the indices of the faces kept and their labels in our order, see `udata.FERPlus`.
 
-    Labels are (M,) int64 under "majority", else (M, 8) float32.
+    Labels are (M,) int64 under "majority", otherwise (M, 8) float32.
     """
     votes = np.where(votes > 1, votes, 0)
     total = votes.sum(axis=1)
     emotions = np.empty((len(votes), 8), dtype=np.float32)  # in our order
-    emotions[:, VOTES_TO_EMOTIONS] = votes[:, :8]
+    emotions[:, FERPLUS_VOTES_TO_EMOTIONS] = votes[:, :8]
     if rule == "majority":
-        keep = np.flatnonzero((2 * votes.max(axis=1) > total) & (votes.argmax(axis=1) < 8))
-        return keep, emotions[keep].argmax(axis=1)
-    labelled = 2 * emotions.sum(axis=1) > total
-    if rule == "multi_target":
-        marked = 10 * emotions >= 3 * total[:, None]
-        keep = np.flatnonzero(labelled & marked.any(axis=1))
-        return keep, marked[keep].astype(np.float32)
-    keep = np.flatnonzero(labelled)
-    return keep, emotions[keep] / emotions[keep].sum(axis=1, keepdims=True)
+        labels = emotions.argmax(axis=1)
+        kept = (2 * votes.max(axis=1) > total) & (votes.argmax(axis=1) < 8)
+    elif rule == "multi_target":
+        labels = (10 * emotions >= 3 * total[:, None]).astype(np.float32)
+        kept = (2 * emotions.sum(axis=1) > total) & labels.any(axis=1)
+    else:
+        sums = emotions.sum(axis=1, keepdims=True)
+        labels, kept = emotions / np.maximum(sums, 1), 2 * sums[:, 0] > total
+    return np.flatnonzero(kept), labels[kept]

@@ -57,7 +57,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def one_named(folder: Path, name: str) -> Path:
-    """Return the entry of a folder that has this name, else the only one that differs from it in case alone.
+    """Return the entry of a folder that has this name, otherwise the only one that differs from it in case alone.
 
     Without either, return where it should be. A folder that cannot be read has no entries.
     """

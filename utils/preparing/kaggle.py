@@ -1,15 +1,14 @@
 """Reads AffectNet as it circulates on Kaggle: class-name folders, and `labels.csv` with the class of every picture."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.media.picture import PHOTO_SUFFIXES
 from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.folder import Listing, list_files
-from utils.preparing.layout import below
+from utils.preparing.layout import below, only_ones
 from utils.preparing.table import BadRow, DatasetError, Table, printable
 
-PLACES = {  # of labels.csv, by split; on Kaggle there is a training part
+TABLES = {  # where labels.csv is, by split; on Kaggle there is a training part
     "train": ("labels.csv", "train/labels.csv", "training/labels.csv", "train_set/labels.csv"),
     "validation": ("val/labels.csv", "valid/labels.csv", "validation/labels.csv", "val_set/labels.csv"),
     "unlabeled": (),
@@ -22,24 +21,17 @@ CLASSES = {name.lower(): label for label, name in enumerate(EXPRESSIONS)}
 CLASSES |= {word: EXPRESSIONS.index(name) for word, name in WORDS.items()}
 
 
-class Named(NamedTuple):
-    """The pictures of a table in the order of their paths, and their AffectNet labels (0 to 10)."""
-
-    listing: Listing
-    labels: list[int]
-
-
 def find_labels(root: Path, split: str) -> Path | None:
     """Return the table of a split, None when there is none."""
-    return next((path for path in (below(root, place) for place in PLACES[split]) if path.is_file()), None)
+    return next((path for path in (below(root, name) for name in TABLES[split]) if path.is_file()), None)
 
 
 def why_missing(root: Path, split: str) -> str:
     """Say that other parts of AffectNet are there in a form from Kaggle, or one that is not read; "" for neither."""
-    for other in PLACES:
+    for other in TABLES:
         found = find_labels(root, other)
         if found is not None:
-            expected = f"expected {' or '.join(PLACES[split])} beside it" if PLACES[split] else "it is not read there"
+            expected = f"expected {' or '.join(TABLES[split])} beside it" if TABLES[split] else "it is not read there"
             return (
                 f"{found} is AffectNet's {other} part as it circulates on Kaggle, but there is no {split} part; "
                 f"{expected}, or the layout that pre_process_affect_net writes from the released data"
@@ -54,8 +46,11 @@ def why_missing(root: Path, split: str) -> str:
     return ""
 
 
-def read_labels(label_file: Path) -> Named:
+def read_labels(label_file: Path) -> tuple[Listing, list[int]]:
     """Read `pth` and `label` of every row. Where the folder names another class the table is right, and this is said.
+
+    Returns:
+        the pictures of the table in the order of their paths, and their AffectNet labels (0 to 10).
 
     Raises:
         DatasetError: when the table is no text or lacks a column, a row is malformed or names an unknown class or a
@@ -64,10 +59,8 @@ def read_labels(label_file: Path) -> Named:
     folder = label_file.parent
     table = Table(label_file, ("pth", "label"), wanted="labels.csv")
     listing = list_files(folder, PHOTO_SUFFIXES, known=[label_file.name])
-    on_disk = {_key(path.relative_to(folder).as_posix()): path for path in listing.files}
-    by_ending: dict[str, list[Path]] = {}
-    for key, path in on_disk.items():
-        by_ending.setdefault("/".join(key.split("/")[-2:]), []).append(path)
+    on_disk = {_key(path.relative_to(folder)): path for path in listing.files}
+    by_ending = only_ones(listing.files, lambda path: _key(path.relative_to(folder), 2))
     labels: dict[Path, int] = {}
     absent, differing = [], 0
     for number, line in table.numbered():
@@ -75,9 +68,7 @@ def read_labels(label_file: Path) -> Named:
             row = table.parse(line)
         except BadRow as error:
             raise DatasetError(f"{label_file}, line {number}: {error}") from None
-        key = _key(row["pth"])
-        endings = by_ending.get("/".join(key.split("/")[-2:]), [])
-        path = on_disk.get(key) or (endings[0] if len(endings) == 1 else None)
+        path = on_disk.get(_key(row["pth"])) or by_ending.get(_key(row["pth"], 2))
         if path is None:
             absent.append(row["pth"])
             continue
@@ -102,8 +93,10 @@ def read_labels(label_file: Path) -> Named:
         print(f"{label_file}: {differing:,} of {len(labels):,} rows name another class than the folder; the row counts")
     listing.left_out["pictures without a row"] = len(on_disk) - len(labels)
     listing.files = sorted(labels)
-    return Named(listing, [labels[path] for path in listing.files])
+    return listing, [labels[path] for path in listing.files]
 
 
-def _key(path: str) -> str:
-    return "/".join(part for part in path.replace("\\", "/").lower().split("/") if part not in ("", "."))
+def _key(path: str | Path, length: int = 0) -> str:
+    """Return a path, or its last parts, as they are compared."""
+    parts = [part for part in str(path).replace("\\", "/").lower().split("/") if part not in ("", ".")]
+    return "/".join(parts[-length:])

@@ -1,7 +1,7 @@
 """Finds the folders of a data set, lists its pictures, and says what is missing and what was left out."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from utils.media.picture import PHOTO_SUFFIXES
@@ -101,11 +101,8 @@ def find_listed(names: Sequence[str], listing: Listing, list_file: Path, layout:
         DatasetError: when pictures are missing.
     """
     by_name = {path.name: path for path in listing.files}
-    by_stem: dict[str, list[Path]] = {}
-    if any(name not in by_name for name in names):
-        for path in listing.files:
-            by_stem.setdefault(path.stem.lower(), []).append(path)
-    found = [by_name.get(name) or _only(by_stem.get(Path(name).stem.lower(), ())) for name in names]
+    by_stem = only_ones(listing.files, lambda path: path.stem.lower())
+    found = [by_name.get(name) or by_stem.get(Path(name).stem.lower()) for name in names]
     absent = [name for name, path in zip(names, found, strict=True) if path is None]
     if absent:
         folder = listing.files[0].parent
@@ -117,5 +114,8 @@ def find_listed(names: Sequence[str], listing: Listing, list_file: Path, layout:
     return [path for path in found if path is not None]
 
 
-def _only(paths: Sequence[Path]) -> Path | None:
-    return paths[0] if len(paths) == 1 else None
+def only_ones(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]:
+    """Return paths by their key, without those that share it with another."""
+    paths = {path: key(path) for path in paths}
+    times = Counter(paths.values())
+    return {key: path for path, key in paths.items() if times[key] == 1}

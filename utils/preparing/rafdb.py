@@ -6,11 +6,10 @@ from pathlib import Path
 from utils.media.picture import PHOTO_SUFFIXES
 from utils.preparing.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
 from utils.preparing.layout import find_listed, list_pictures, missing, no_pictures
-from utils.preparing.table import BadRow, DatasetError, cells_of, printable, separator_of, text_lines
+from utils.preparing.table import DatasetError, cells_or_none, printable, separator_of, text_lines
 
-RAFDB_TO_EMOTIONS = {  # Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral
-    1: 3, 2: 4, 3: 5, 4: 1, 5: 2, 6: 6, 7: 0,
-}  # fmt: skip
+# Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral
+RAFDB_TO_EMOTIONS = {1: 3, 2: 4, 3: 5, 4: 1, 5: 2, 6: 6, 7: 0}
 LAYOUT = (
     "train/ and test/ with class folders 0..6 (Neutral, Happiness, Sadness, Surprise, Fear, Disgust, Anger) or "
     "1..7 (the official order), or EmoLabel/list_patition_label.txt with Image/aligned/*_aligned.jpg"
@@ -24,7 +23,7 @@ def read_list(list_file: Path, folder: Path, split: str, found: Listing) -> tupl
         DatasetError: when the list is no text, a row is malformed, or a picture is missing or has two rows.
     """
     listing = list_pictures(folder, "RAF-DB", LAYOUT)
-    lines: dict[str, int] = {}  # the line that a picture stands on
+    lines: dict[str, int] = {}  # the line that a picture is on
     labels = []
     for number, line in text_lines(list_file, "list_patition_label.txt"):
         name, *rest = _cells(line)
@@ -58,10 +57,7 @@ def _cells(line: str) -> list[str]:
     """Return name and label of a row, separated by blanks or otherwise."""
     cells = line.split()
     if len(cells) == 1:
-        try:
-            cells = cells_of(line, separator_of(line, lambda cells: len(cells) == 2))
-        except BadRow:
-            return [line]
+        cells = cells_or_none(line, separator_of(line, lambda cells: len(cells) == 2)) or cells
     return [cell.strip() for cell in cells] or [""]
 
 
@@ -85,14 +81,13 @@ def read_class_folders(root: Path, split: str, found: Listing) -> tuple[list[Pat
     filled = {name for name, files in pictures.items() if files}
     of_other = {name for name, files in _list_classes(other, Listing()).items() if files} if other.is_dir() else set()
     if filled <= {str(label) for label in range(8)}:
-        for telling in (names & {"0", "7"} for names in (filled, set(pictures), of_other)):
-            if telling == {"0"}:
-                return paths, [int(path.parent.name) for path in paths], "class folders 0..6, our order"
-            if telling == {"7"}:
-                labels = [RAFDB_TO_EMOTIONS[int(path.parent.name)] for path in paths]
-                return paths, labels, "class folders 1..7, the official order"
-            if telling:
-                break
+        orders = (names & {"0", "7"} for names in (filled, set(pictures), of_other))
+        order = next(filter(None, orders), None)
+        labels = [int(path.parent.name) for path in paths]
+        if order == {"0"}:
+            return paths, labels, "class folders 0..6, our order"
+        if order == {"7"}:
+            return paths, [RAFDB_TO_EMOTIONS[label] for label in labels], "class folders 1..7, the official order"
     raise DatasetError(
         f"{folder} has the class folders {', '.join(map(printable, sorted(filled)))}; their order cannot be told from "
         f"such names. Expected {LAYOUT}: rename the folders to the number of their emotion, and move others away"
