@@ -1,13 +1,11 @@
 """The end of a run or an evaluation: numbers from checkpoints read back from disk, written, drawn, said in a line."""
 
-import csv
-import io
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from models.classifier import ExpressionClassifier
-from models.writing import write_atomically, write_json
+from models.writing import new_table, write_json
 from utils.ubootstrap import Interval
 from utils.ucheckpoint import Run
 from utils.udata import FaceDataset
@@ -142,16 +140,14 @@ def write_predictions(
     """Write one row per face: file, label, prediction, the probability of every class, and every branch's choice."""
     probabilities = model.combine(predictions.branch_logits)
     choices = predictions.branch_logits.argmax(dim=2).T  # (N, B)
-    text = io.StringIO()
-    writer = csv.writer(text)
     probability_columns = [f"probability_{label}" for label in model.labels]
     branch_columns = [f"branch_{b}" for b in range(1, choices.shape[1] + 1)]
-    writer.writerow(["file", "label", "predicted", *probability_columns, *branch_columns])
-    for row, (index, target) in enumerate(zip(predictions.indices, predictions.targets, strict=True)):
-        file: Any = dataset.paths[int(index)]
-        file = file.relative_to(root) if file.is_relative_to(root) else file
-        values = [f"{value:.6f}" for value in probabilities[row].tolist()]
-        chosen = [model.labels[choice] for choice in choices[row].tolist()]
-        predicted = model.labels[int(probabilities[row].argmax())]
-        writer.writerow([file.as_posix(), model.labels[int(target)], predicted, *values, *chosen])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
+    with new_table(path) as writer:
+        writer.writerow(["file", "label", "predicted", *probability_columns, *branch_columns])
+        for row, (index, target) in enumerate(zip(predictions.indices, predictions.targets, strict=True)):
+            file: Any = dataset.paths[int(index)]
+            file = file.relative_to(root) if file.is_relative_to(root) else file
+            values = [f"{value:.6f}" for value in probabilities[row].tolist()]
+            chosen = [model.labels[choice] for choice in choices[row].tolist()]
+            predicted = model.labels[int(probabilities[row].argmax())]
+            writer.writerow([file.as_posix(), model.labels[int(target)], predicted, *values, *chosen])

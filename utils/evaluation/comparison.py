@@ -1,7 +1,5 @@
 """Several checkpoints on the same faces: paired differences, or mean and deviation over seeds."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,7 +9,7 @@ import torch
 
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
-from models.writing import write_atomically
+from models.writing import new_table
 from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
 from utils.evaluation.subset import ScoredFaces
 from utils.umetrics import Difference, compute_differences
@@ -104,15 +102,13 @@ def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comp
 
 def write_choices(results: Sequence[ScoredCheckpoint], faces: ScoredFaces, path: Path) -> None:
     """Write one row per face: file, label, and the prediction of every checkpoint."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["file", "label", *(result.name for result in results)])
     labels, predictions = results[0].labels, results[0].predictions
     choices = torch.stack([result.probabilities.argmax(dim=1) for result in results], dim=1)  # (N, checkpoints)
-    for index, target, chosen in zip(predictions.indices, predictions.targets, choices, strict=True):
-        file = faces.file_name(faces.dataset.paths[int(index)])
-        writer.writerow([file, labels[int(target)], *(labels[choice] for choice in chosen.tolist())])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
+    with new_table(path) as writer:
+        writer.writerow(["file", "label", *(result.name for result in results)])
+        for index, target, chosen in zip(predictions.indices, predictions.targets, choices, strict=True):
+            file = faces.file_name(faces.dataset.paths[int(index)])
+            writer.writerow([file, labels[int(target)], *(labels[choice] for choice in chosen.tolist())])
 
 
 def _differing_variables(results: Sequence[ScoredCheckpoint]) -> dict[str, list[Any]]:
