@@ -26,7 +26,7 @@ from tqdm import tqdm
 from models import load_model, optimize_for_inference
 from models.classifier import ExpressionClassifier
 from models.console import one_line_errors
-from models.writing import write_atomically
+from models.writing import replacing
 from utils.media.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from utils.media.inputs import describe_left_out, list_media
 from utils.media.media import (
@@ -90,11 +90,6 @@ def write_explanations(model: ExpressionClassifier, frame: Frame, faces: list[La
                 write_figure(plot_explanation(explanation, number, model.labels), path)
 
 
-def plain(path: Path) -> Path:
-    """Return the absolute path without "..", so that results never leave their folder; links stay as they are."""
-    return Path(normpath(path.absolute()))
-
-
 def write_results(
     prediction: Prediction,
     model: ExpressionClassifier,
@@ -106,7 +101,8 @@ def write_results(
     photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
     live, talkative = prediction.webcam is not None, photos and len(paths) <= FEW_PHOTOS
     window = None
-    places = dict(zip(paths, plan_places([plain(path) for path in paths]), strict=True))
+    whole = [Path(normpath(path.absolute())) for path in paths]  # without "..": results never leave their folder
+    places = dict(zip(paths, plan_places(whole), strict=True))
     progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
         inner = places.get(source, Path(source))
@@ -181,25 +177,14 @@ def main(prediction: Prediction) -> None:
     labelled = label_faces(optimize_for_inference(model), frames, prediction.detector, prediction.margin, batch_size)
     grey = np.full((model.image_size, model.image_size, 3), 128, dtype=np.uint8)
     num_branches = len(model.predict_branches(grey)) if prediction.branches else 0
-    counts = []
     began = time.perf_counter()
-
-    def write(temporary: Path) -> None:
-        try:
-            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                dimensions = DIMENSIONS if model.predicts_affect else ()
-                counts.append(FaceTable(file, model.labels, num_branches, dimensions))
-                write_results(prediction, model, labelled, paths, counts[0])
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
     place = prediction.output / "predictions.csv"
     with naming(place):
         place.unlink(missing_ok=True)  # of an earlier run
-        write_atomically(place, write)
+        with replacing(place) as temporary, temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file:
+            table = FaceTable(file, model.labels, num_branches, DIMENSIONS if model.predicts_affect else ())
+            write_results(prediction, model, labelled, paths, table)
     seconds = time.perf_counter() - began
-    table = counts[0]
     faces = sum(table.labels[label] for label in model.labels)
     found = ", ".join(f"{label} {table.labels[label]:,}" for label in model.labels if table.labels[label])
     print(

@@ -20,7 +20,7 @@ import torch
 import tyro
 from tqdm.auto import tqdm
 
-from benchmarks.measure import MS_PER_S, measurements
+from benchmarks.measure import measurements
 from utils.uhardware import choose_hardware
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def describe_time(seconds: list[float]) -> str:
     """Say median and range of the rounds' medians."""
     low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
     if high < 1:
-        return f"{MS_PER_S * middle:.3g} ms ({MS_PER_S * low:.3g} to {MS_PER_S * high:.3g})"
+        return f"{1000 * middle:.3g} ms ({1000 * low:.3g} to {1000 * high:.3g})"
     return f"{middle:.3g} s ({low:.3g} to {high:.3g})"
 
 

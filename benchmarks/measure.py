@@ -15,17 +15,19 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import kornia.augmentation as K
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from models import optimize_for_inference
 from models.diversity import DiversityLoss
-from models.esr import ESR
-from models.manet import MANet
+from models.esr import ESR, ESROutput
+from models.manet import MANet, MANetOutput
 from utils.synthetic.datasets import write_fer_plus
 from utils.synthetic.faces import draw_photograph
 from utils.ucheckpoint import Run
@@ -35,7 +37,6 @@ from utils.upipeline import FaceLoader
 from utils.utrain import Epoch, Stage, accuracy
 
 REAL_FERPLUS = Path("data/FER_2013/Dataset")
-MS_PER_S = 1000
 
 
 @dataclass
@@ -86,9 +87,16 @@ def peak_mib(device: torch.device) -> float:
 
 def hardware_of(variant: str, device: str) -> Hardware:
     """Return what a variant computes with."""
-    if variant == "plain":
-        return Hardware(torch.device(device))
-    return choose_hardware(device, compile="on")
+    return Hardware(torch.device(device)) if variant == "plain" else choose_hardware(device, compile="on")
+
+
+def objective(outputs: ESROutput | MANetOutput, targets: Tensor, term: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the cross-entropies of all branches, and the diversity term of everything that the scripts compare."""
+    if isinstance(outputs, ESROutput):
+        loss = sum(F.cross_entropy(logits, targets) for logits in outputs.logits)
+        return loss + term(outputs.spatial_attention) + term(outputs.channel_attention)
+    loss = 0.6 * F.cross_entropy(outputs.local_logits, targets) + 0.4 * F.cross_entropy(outputs.global_logits, targets)
+    return loss + term(outputs.spatial) + term(outputs.channel) + term(outputs.global_features)
 
 
 def training_step(network: str, batch_size: int, variant: str, device: str, branches: int = 9) -> Measurement:
@@ -99,38 +107,23 @@ def training_step(network: str, batch_size: int, variant: str, device: str, bran
     images = torch.rand(batch_size, 3, model.image_size, model.image_size)
     images = images.to(hardware.device).contiguous(memory_format=hardware.memory_format)
     targets = torch.randint(0, len(model.labels), (batch_size,), device=hardware.device)
-    if variant == "plain":
-        step_model = model.to(hardware.device)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-        objective = plain.esr_loss if network == "esr" else plain.manet_loss
-    else:
-        step_model = hardware.prepare(model, steps=10**6)
-        optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=hardware.fused_optimizer)
-        diversity = [DiversityLoss("det", "median") for _ in range(3)]
-
-        def objective(outputs, targets):
-            if network == "esr":
-                loss = sum(F.cross_entropy(logits, targets) for logits in outputs.logits)
-                return loss + diversity[0](outputs.spatial_attention) + diversity[1](outputs.channel_attention)
-            local = outputs.local_features
-            loss = 0.6 * F.cross_entropy(outputs.local_logits, targets)
-            loss = loss + 0.4 * F.cross_entropy(outputs.global_logits, targets)
-            maps = (local.mean(dim=2), local.mean(dim=(3, 4)), outputs.global_features)
-            return loss + sum(term(features) for term, features in zip(diversity, maps, strict=True))
-
+    step_model = hardware.prepare(model, steps=10**6)
+    fused = hardware.fused_optimizer if variant == "ours" else None
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, fused=fused)
+    term = DiversityLoss("det", "median") if variant == "ours" else plain.det_loss
     model.train()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with hardware.computing(compiled=True):
-            loss = objective(step_model(images), targets)
+            loss = objective(step_model(images), targets, term)
         loss.backward()
         optimizer.step()
 
     return timed(step, batch_size, hardware.device, 5 if device == "cpu" else 30, flop_of(model, images, training=True))
 
 
-def flop_of(model: torch.nn.Module, images: torch.Tensor, training: bool) -> int:
+def flop_of(model: torch.nn.Module, images: Tensor, training: bool) -> int:
     """Count the operations of one forward pass on this batch, and twice as many for the backward pass."""
     meta = FlopCounterMode(display=False)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), meta:
@@ -147,9 +140,8 @@ def inference(network: str, batch_size: int, variant: str, device: str) -> Measu
     flop = flop_of(model, images.to(hardware.device) / 255, training=False)
     if variant == "ours":
         model = optimize_for_inference(model, hardware.precision, compile=batch_size > 1, in_place=True)
-    function = lambda: model.predict(images).cpu()  # noqa: E731
     repetitions = 50 if device == "cuda" else 10 if batch_size <= 32 else 3
-    return timed(function, batch_size, hardware.device, repetitions, flop)
+    return timed(lambda: model.predict(images).cpu(), batch_size, hardware.device, repetitions, flop)
 
 
 def diversity_loss(branches: int, both_ways: bool, variant: str, device: str) -> Measurement:
@@ -179,12 +171,7 @@ def input_pipeline(num_faces: int, variant: str, device: str) -> Measurement:
         faces = FERPlus(faces_on_disk(Path(folder)), "train")
         faces = faces.subset(range(min(num_faces, len(faces))))
         if variant == "plain":
-            loader = plain.loader(faces, 96, 32)
-
-            def epoch() -> None:
-                for images, _ in loader:
-                    images.to(hardware.device)
-
+            loader, augment = plain.loader(faces, 96, 32), torch.nn.Identity()  # it augments face by face
         else:
             loader = FaceLoader(faces, 96, 32, shuffle=True, hardware=hardware)
             augment = K.AugmentationSequential(
@@ -193,9 +180,9 @@ def input_pipeline(num_faces: int, variant: str, device: str) -> Measurement:
                 K.RandomAffine(30, (0.1, 0.1), (1.0, 1.25), p=1.0),
             )
 
-            def epoch() -> None:
-                for batch in loader:
-                    augment(batch.images)
+        def epoch() -> None:
+            for images, *_ in loader:
+                augment(images.to(hardware.device))
 
         return timed(epoch, len(faces), hardware.device, 3)
 
@@ -275,7 +262,8 @@ def preprocessing(variant: str, device: str) -> Measurement:
             side = int(rng.integers(450, 900))
             x, y = (int(value) for value in rng.integers(0, 1000 - side, 2))
             picture = draw_photograph([(number % 8, number, number)], [(x, y, side, side)], 1000, 1000, seed=number)
-            write_jpeg(images / f"{number}.jpg", picture.picture)
+            file, bgr = str(images / f"{number}.jpg"), picture.picture[:, :, ::-1]
+            cv2.imwrite(file, bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])  # as a camera would
             rows.append(f"1/{number}.jpg,{x},{y},{side},{side},0;0,{number % 8},0.1,0.2")
         (folder / "training.csv").write_text("\n".join(rows) + "\n", "utf-8")
         os.sync()  # what was just drawn is not written to the disk while the clock runs
@@ -288,13 +276,6 @@ def preprocessing(variant: str, device: str) -> Measurement:
                 pre_process_affect_net(folder, folder, target, 1, 224)
 
         return timed(convert, 64, torch.device("cpu"), 5)
-
-
-def write_jpeg(path: Path, image: np.ndarray) -> None:
-    """Write a picture (H, W, 3), RGB, as a camera would."""
-    import cv2
-
-    cv2.imwrite(str(path), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
 def matrix_product(variant: str, device: str) -> Measurement:

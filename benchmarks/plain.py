@@ -10,9 +10,8 @@ from pathlib import Path
 
 import cv2
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from utils.udata import FaceDataset
@@ -39,50 +38,22 @@ def det_loss(features: Tensor, gamma: float = 10.0, both_ways: bool = False) -> 
     return -torch.linalg.det(similarity_matrix_in_pairs(features, gamma, both_ways))
 
 
-def esr_loss(outputs, targets: Tensor, gamma: float = 10.0) -> Tensor:
-    """Return the cross-entropies of all branches and both diversity terms."""
-    loss = sum(F.cross_entropy(logits, targets) for logits in outputs.logits)
-    for maps in (outputs.spatial_attention, outputs.channel_attention):
-        loss = loss + det_loss(maps, gamma)
-    return loss
-
-
-def manet_loss(outputs, targets: Tensor, gamma: float = 10.0, beta: float = 0.6) -> Tensor:
-    """Return the weighted cross-entropies of both branches and the three diversity terms."""
-    loss = beta * F.cross_entropy(outputs.local_logits, targets)
-    loss = loss + (1 - beta) * F.cross_entropy(outputs.global_logits, targets)
-    local = outputs.local_features
-    for maps in (local.mean(dim=2), local.mean(dim=(3, 4)), outputs.global_features):
-        loss = loss + det_loss(maps, gamma)
-    return loss
-
-
-class DecodedAtEveryAccess(Dataset):
-    """A data set that opens, resizes and augments each face when it is asked for."""
-
-    def __init__(self, faces: FaceDataset, image_size: int) -> None:
-        self.faces = faces
-        self.transform = v2.Compose(
-            [
-                v2.Resize((image_size, image_size), antialias=True),
-                v2.ColorJitter(brightness=0.5, contrast=0.5),
-                v2.RandomHorizontalFlip(),
-                v2.RandomAffine(30, translate=(0.1, 0.1), scale=(1.0, 1.25)),
-                v2.ToDtype(torch.float32, scale=True),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.faces)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.faces[index]
-        return self.transform(image), label
-
-
 def loader(faces: FaceDataset, image_size: int, batch_size: int) -> DataLoader:
-    """Return batches in a random order, assembled face by face."""
-    return DataLoader(DecodedAtEveryAccess(faces, image_size), batch_size, shuffle=True)
+    """Return batches in a random order; each face is opened, resized and augmented when it is asked for."""
+    transform = v2.Compose(
+        [
+            v2.Resize((image_size, image_size), antialias=True),
+            v2.ColorJitter(brightness=0.5, contrast=0.5),
+            v2.RandomHorizontalFlip(),
+            v2.RandomAffine(30, translate=(0.1, 0.1), scale=(1.0, 1.25)),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+
+    def join(pairs: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        return torch.stack([transform(image) for image, _ in pairs]), torch.tensor([label for _, label in pairs])
+
+    return DataLoader(faces, batch_size, shuffle=True, collate_fn=join)
 
 
 def preprocess(table: Path, photographs: Path, destination: Path, image_size: int) -> int:

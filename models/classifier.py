@@ -1,6 +1,6 @@
 """What ESR and MA-Net share: labels, input normalisation, and prediction from pictures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -63,7 +63,12 @@ class ExpressionClassifier(nn.Module):
         labels: class names, one per output, in order.
         image_size: height and width in pixels that the weights were trained at.
         arguments: the constructor's arguments as plain values; `type(self)(**arguments)` has the same shape.
+        branch_names: of the branches that score the classes, in the order of `branch_logits`.
+        compared_parts: names of the parts that `compared_features` tells apart; none without such features.
     """
+
+    branch_names: tuple[str, ...]
+    compared_parts: tuple[str, ...] = ()
 
     def __init__(self, labels: Sequence[str], image_size: int, normalization: str, arguments: dict[str, Any]) -> None:
         super().__init__()
@@ -75,7 +80,8 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("input_std", torch.tensor(std).reshape(3, 1, 1))
         self.labels = tuple(labels)
         self.image_size = image_size
-        self.arguments = arguments
+        shared = {"num_classes": len(self.labels), "labels": list(labels)}
+        self.arguments = arguments | shared | {"image_size": image_size, "normalization": normalization}
 
     @property
     def architecture(self) -> str:
@@ -101,16 +107,6 @@ class ExpressionClassifier(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
                 module.eval()
         return self
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """The names of the branches that score the classes, in the order of `branch_logits`."""
-        raise NotImplementedError
-
-    @property
-    def compared_parts(self) -> tuple[str, ...]:
-        """The names of the parts that `compared_features` tells apart; none for a network without such features."""
-        return ()
 
     def compared_features(self, outputs: Any) -> dict[str, Tensor]:
         """Return what the diversity loss compares, (parts, N, ...) by name, from what `forward` returned."""
@@ -169,13 +165,14 @@ class ExpressionClassifier(nn.Module):
             ValueError: for another shape, type or range of values.
         """
         faces = as_faces(images)
-        was_training = self.training
+        was_training, scores = self.training, []
         self.eval()
         try:
-            scores = [
-                self.branch_logits(self(batch)).float()
-                for batch in _batches(faces, self.image_size, batch_size, self.input_mean.device)
-            ]
+            for start in range(0, len(faces), batch_size):
+                batch = faces[start : start + batch_size]
+                parts = [batch] if isinstance(batch, Tensor) else [face[None] for face in batch]
+                resized = [resize(part.to(self.input_mean.device), self.image_size) for part in parts]
+                scores.append(self.branch_logits(self(torch.cat(resized))).float())
         finally:
             self.train(was_training)
         return torch.cat(scores, dim=1)
@@ -286,19 +283,8 @@ def _on_white(image: np.ndarray, name: str) -> np.ndarray:
     if image.dtype != np.uint8:
         check_images(torch.from_numpy(np.ascontiguousarray(image)).reshape(1, 1, 1, -1).expand(1, 3, 1, -1), name)
         return 1 - (1 - image[..., :3]) * image[..., 3:]
-    return np.rint(255 - (255 - image[..., :3].astype(np.float32)) * (image[..., 3:] / np.float32(255))).astype(
-        np.uint8
-    )
-
-
-def _batches(faces: Tensor | list[Tensor], image_size: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield the faces in batches (n, 3, image_size, image_size), float RGB in [0, 1], on the device."""
-    for start in range(0, len(faces), batch_size):
-        batch = faces[start : start + batch_size]
-        if isinstance(batch, Tensor):
-            yield resize(batch.to(device), image_size)
-        else:
-            yield torch.cat([resize(face[None].to(device), image_size) for face in batch])
+    blended = 255 - (255 - image[..., :3].astype(np.float32)) * (image[..., 3:] / np.float32(255))
+    return np.rint(blended).astype(np.uint8)
 
 
 def check_images(images: Tensor, name: str = "images") -> None:

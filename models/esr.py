@@ -17,9 +17,7 @@ from models.cbam import CBAM, AttendedFeatures
 from models.classifier import ExpressionClassifier, HeatMapSource, default_labels
 from models.pooling import max_pool
 
-SMALLEST_MAP = (
-    6  # positions along a side of a heat map, as the last map has at 96 pixels; fewer say little about places
-)
+SMALLEST_MAP = 6  # positions along a side of a heat map, as the last map has at 96 pixels; fewer say little
 
 
 class ESROutput(NamedTuple):
@@ -141,15 +139,7 @@ class ESR(ExpressionClassifier):
             raise ValueError(f"num_branches is {num_branches}; an ensemble has at least 1 branch")
         self.check_image_size(image_size)
         labels = default_labels(num_classes) if labels is None else tuple(labels)
-        arguments = {
-            "num_branches": num_branches,
-            "num_classes": len(labels),
-            "attention": attention,
-            "affect": affect,
-            "labels": list(labels),
-            "image_size": image_size,
-            "normalization": normalization,
-        }
+        arguments = {"num_branches": num_branches, "attention": attention, "affect": affect}
         super().__init__(labels, image_size, normalization, arguments)
         self.base = Base(attention)
         self.branches = nn.ModuleList(Branch(len(labels), attention, affect) for _ in range(num_branches))

@@ -48,11 +48,7 @@ class Exportable(nn.Module):
     def __init__(self, model: ExpressionClassifier) -> None:
         super().__init__()
         self.model = model
-
-    @property
-    def output_names(self) -> list[str]:
-        """The names of what `forward` returns, in order."""
-        return ["probabilities", "logits"] + (["affect"] if self.model.predicts_affect else [])
+        self.output_names = ["probabilities", "logits"] + (["affect"] if model.predicts_affect else [])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Score pictures (N, 3, H, W), RGB, uint8 or float in [0, 1]; affect is the mean over branches, (N, 2)."""
@@ -78,7 +74,9 @@ def export_onnx(
     Raises:
         ExportError: when the results differ by more than `TOLERANCE` (no file is left), or `path` cannot be the file.
     """
-    path = _check_onnx_path(path)
+    path = Path(path)
+    if path.suffix.lower() != ".onnx" or path.is_dir():
+        raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
     if input_type not in INPUT_TYPES:
         raise ExportError(f"input_type is {input_type!r}; expected one of {', '.join(INPUT_TYPES)}")
     network = Exportable(deepcopy(model).cpu().float()).eval()
@@ -93,7 +91,13 @@ def export_onnx(
             dynamic_shapes={"images": {0: torch.export.Dim("N")}},
             verbose=False,
         )
-    program.model.metadata_props.update(_metadata(model, input_type))
+    values = "uint8" if input_type == "uint8" else "float32 in [0, 1]"
+    program.model.metadata_props.update(
+        architecture=model.architecture,
+        labels=json.dumps(model.labels),
+        image_size=str(model.image_size),
+        input=f"images (N, 3, image_size, image_size), RGB, {values}; channel order and normalisation are in the graph",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unchecked:
         program.save(unchecked, external_data=False)
@@ -156,25 +160,6 @@ def random_pictures(number: int, size: int) -> Tensor:
     return (255 * (0.8 * patches + 0.2 * noise)).to(torch.uint8)
 
 
-def _metadata(model: ExpressionClassifier, input_type: str) -> dict[str, str]:
-    """Say in plain text what a reader of the file must know."""
-    return {
-        "architecture": model.architecture,
-        "labels": json.dumps(model.labels),
-        "image_size": str(model.image_size),
-        "input": "images (N, 3, image_size, image_size), RGB, "
-        + ("uint8" if input_type == "uint8" else "float32 in [0, 1]")
-        + "; channel order and normalisation are in the graph",
-    }
-
-
-def _check_onnx_path(path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix.lower() != ".onnx" or path.is_dir():
-        raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
-    return path
-
-
 def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
     """Write an ESR in the published folder format, with a note on what the format does not carry.
 
@@ -203,7 +188,14 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
         (unchecked / NOTE_FILE).write_text(_note(model, code), "utf-8")
         settings = {name: model.arguments[name] for name in ("normalization", "image_size")}
         (unchecked / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", "utf-8")
-        _compare(model, load_model(unchecked))
+        written, read = model.state_dict(), load_model(unchecked).state_dict()
+        differing = sorted(written.keys() ^ read.keys())
+        differing += [key for key in written.keys() & read.keys() if not torch.equal(written[key].cpu(), read[key])]
+        if differing:
+            raise ExportError(
+                f"the folder did not load back as it was written (first difference: {differing[0]}); "
+                "nothing was put in place. Weights of reduced precision must be converted with model.float() first"
+            )
         (folder / BASE_FILE).unlink(missing_ok=True)  # without it nobody reads a mixture of two ensembles
         for name in (*branches, NOTE_FILE, SETTINGS_FILE, BASE_FILE):
             (unchecked / name).replace(folder / name)
@@ -257,18 +249,6 @@ from models import load_model
 It reads {SETTINGS_FILE}, which other programs ignore: without that file a folder of 8 classes is taken for published
 weights, which saw BGR in [0, 1] without mean and deviation, at 96 x 96 pixels.
 """
-
-
-def _compare(model: ESR, loaded: ExpressionClassifier) -> None:
-    """Raise ExportError unless two networks have the same tensors, bit for bit."""
-    written, read = model.state_dict(), loaded.state_dict()
-    differing = sorted(written.keys() ^ read.keys())
-    differing += [key for key in written.keys() & read.keys() if not torch.equal(written[key].cpu(), read[key])]
-    if differing:
-        raise ExportError(
-            f"the folder did not load back as it was written (first difference: {differing[0]}); "
-            "nothing was put in place. Weights of reduced precision must be converted with model.float() first"
-        )
 
 
 @dataclass

@@ -16,30 +16,14 @@ from typing import Any
 
 import torch
 
+from models.contents import ARCHIVE, ELSEWHERE, recognize
+
 BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
 EXPECTED = (
     "a checkpoint written by this project (best.pt, last.pt), a folder with "
     f"{BASE_FILE} and {BRANCH_FILE.format(1)}, or a released MA-Net .pth file"
 )
 UNPACK = "unpack it, and name the file or folder that comes out"
-SIGNATURES = (  # (offset, bytes there, what such a file is and what to do)
-    (0, b"version https://git-lfs", "a git-lfs pointer, not the file itself: run `git lfs pull` in its repository"),
-    (0, b"/annex/objects/", "a git-annex pointer, not the file itself: run `git annex get` in its repository"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes; only PyTorch's weights are read"),
-    (0, b"\x93NUMPY", "a NumPy array; only files of torch.save are read"),
-    (4, b"TFL3", "a TensorFlow Lite network; only PyTorch's weights are read"),
-    (0, b"GGUF", "a GGUF file; only files of torch.save are read"),
-    (0, b"\x1f\x8b", f"a gzip archive: {UNPACK}"),
-    (0, b"BZh", f"a bzip2 archive: {UNPACK}"),
-    (0, b"\xfd7zXZ\x00", f"an xz archive: {UNPACK}"),
-    (0, b"\x28\xb5\x2f\xfd", f"a zstd archive: {UNPACK}"),
-    (0, b"7z\xbc\xaf\x27\x1c", f"a 7z archive: {UNPACK}"),
-    (0, b"Rar!\x1a\x07", f"a rar archive: {UNPACK}"),
-    (257, b"ustar", f"a tar archive: {UNPACK}"),
-    (0, b"\x89PNG", "a picture"),
-    (0, b"\xff\xd8\xff", "a picture"),
-    (0, b"%PDF", "a PDF document"),
-)
 TEXT = bytes(range(32, 127)) + bytes(range(128, 256)) + b"\t\r\n\f"
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch.save wrote first before version 1.6
 PROGRAMS = {  # a member of a zip: what wrote it
@@ -72,10 +56,10 @@ def read_tensors(path: Path) -> dict[Any, Any]:
         content = dict(enumerate(content))
     if isinstance(content, Placeholder) and content.entries:
         content = content.entries
-    if isinstance(content, Placeholder):
-        raise CheckpointError(f"{path} holds {content.described}; expected {EXPECTED}")
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, no state dict; expected {EXPECTED}")
+        is_object = isinstance(content, Placeholder)
+        what = content.described if is_object else f"a {type(content).__name__}, no state dict"
+        raise CheckpointError(f"{path} holds {what}; expected {EXPECTED}")
     return content
 
 
@@ -95,34 +79,31 @@ def read_head(path: Path, length: int = 4096) -> bytes:
         CheckpointError: for what is no regular file (reading a pipe would wait without end) or cannot be opened.
     """
     try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(length)
         exists = path.exists()
     except OSError as error:  # a name that is too long, a place that may not be looked into
-        raise CheckpointError(f"{shown(str(path))} cannot be opened: {error.strerror}; expected {EXPECTED}") from error
-    if not exists:
-        address = " (addresses are not read: download the file first)" if re.match(r"\w{2,}:[/\\]", str(path)) else ""
-        raise FileNotFoundError(f"no checkpoint at {path.absolute()}{address}; expected {EXPECTED}")
-    if not path.is_file():
+        reason = error.strerror or error
+        raise CheckpointError(f"{shown(str(path))} cannot be opened: {reason}; expected {EXPECTED}") from error
+    if exists:
         raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; expected {EXPECTED}")
-    try:
-        with path.open("rb") as file:
-            return file.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from error
+    address = " (addresses are not read: download the file first)" if re.match(r"\w{2,}:[/\\]", str(path)) else ""
+    raise FileNotFoundError(f"no checkpoint at {path.absolute()}{address}; expected {EXPECTED}")
 
 
-def recognize(head: bytes, path: Path) -> str | None:
+def describe_other(head: bytes, path: Path) -> str | None:
     """Say what a file is that torch.save did not write, and what to do; None where it may have written it."""
     if not head:
         return "(0 bytes) cannot be read: it is empty; copy or download it again"
     if not head.strip(b"\0"):
         return "begins with zeros only, as a download does that was not finished: copy or download it again"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for offset, signature, what in SIGNATURES:
-        if head[offset:].startswith(signature) or (offset == 0 and text.startswith(signature)):
-            return f"is {what}"
+    kind, what = recognize(head)
+    if kind and not head.startswith((b"PK", b"\x80")):  # torch.save writes zips, and wrote pickles
+        ending = {ARCHIVE: f": {UNPACK}", ELSEWHERE: ""}.get(kind, "; only files of torch.save are read")
+        return f"is {what}{ending}"
     if not head.translate(None, TEXT):
-        if text[:1] == b"<":
-            return "is a web page (HTML or XML) that was saved in place of the file: download the file itself"
+        text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
         first = text.decode("utf-8", "replace").splitlines()[0][:SHOWN] if text else ""
         return f"is a text file that begins {first!r}: download the file itself"
     if path.suffix == ".pb" or path.suffix == ".index" or ".data-0000" in path.name:
@@ -178,14 +159,10 @@ class Placeholder:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.entries[key] = value
 
-    def append(self, item: Any) -> None:
-        """Take an element of a pickled list and forget it."""
-
-    def extend(self, items: Any) -> None:
-        """Take the elements of a pickled list and forget them."""
-
     def add(self, item: Any) -> None:
-        """Take an element of a pickled set and forget it."""
+        """Take what a pickled list or set holds and forget it."""
+
+    append = extend = add
 
 
 class TensorUnpickler(pickle._Unpickler):  # the one in Python: a wrong number in a file makes the other fill the memory
@@ -227,7 +204,7 @@ TENSOR_PICKLE = types.SimpleNamespace(
 
 def _read(path: Path) -> Any:
     head = read_head(path)
-    what = recognize(head, path)
+    what = describe_other(head, path)
     if what is not None:
         raise CheckpointError(f"{path} {what}; expected {EXPECTED}")
     try:
@@ -244,7 +221,11 @@ def _read(path: Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
-        raise CheckpointError(_damaged(path, error)) from error
+        reason = shown(str(error).split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__, 200)
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read: it is truncated, damaged or no checkpoint "
+            f"({reason}). Copy it again or name another; expected {EXPECTED}"
+        ) from error
 
 
 def _check_zip(file: Any, path: Path) -> None:
@@ -278,15 +259,6 @@ def _check_zip(file: Any, path: Path) -> None:
             with archive.open(member) as content:
                 while content.read(2**20):  # raises at the end where the sum differs
                     pass
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    size = path.stat().st_size
-    reason = shown(str(error).split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__, 200)
-    return (
-        f"{path} ({size:,} bytes) cannot be read: it is truncated, damaged or no checkpoint ({reason}). "
-        f"Copy it again or name another; expected {EXPECTED}"
-    )
 
 
 def shown(name: Any, length: int = SHOWN) -> str:

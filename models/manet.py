@@ -6,6 +6,7 @@ layer names (layer3_1_p1, fc_1, ...) are those of the released weights.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -97,13 +98,7 @@ class MultiScaleBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        *,
-        multiscale_order: str,
+        self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None, *, multiscale_order: str
     ) -> None:
         super().__init__()
         self.width = planes // 4
@@ -154,6 +149,9 @@ class MANet(ExpressionClassifier):
         normalization: "imagenet", "rgb" or "bgr", see `models.classifier.NORMALIZATIONS`.
     """
 
+    branch_names = ("local", "global")
+    compared_parts = ("top left", "top right", "bottom left", "bottom right")
+
     def __init__(
         self,
         num_classes: int = 7,
@@ -166,14 +164,7 @@ class MANet(ExpressionClassifier):
         _check_mixture(beta, multiscale_order)
         self.check_image_size(image_size)
         labels = default_labels(num_classes) if labels is None else tuple(labels)
-        arguments = {
-            "num_classes": len(labels),
-            "beta": beta,
-            "multiscale_order": multiscale_order,
-            "labels": list(labels),
-            "image_size": image_size,
-            "normalization": normalization,
-        }
+        arguments = {"beta": beta, "multiscale_order": multiscale_order}
         super().__init__(labels, image_size, normalization, arguments)
         self.beta = beta
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -183,24 +174,11 @@ class MANet(ExpressionClassifier):
         for patch in (1, 2, 3, 4):
             self.add_module(f"layer3_1_p{patch}", make_stage(AttentionBlock, 128, 256, stride=2))
             self.add_module(f"layer4_1_p{patch}", make_stage(AttentionBlock, 256, 512, stride=1))
-
-        def multiscale(*block_arguments) -> MultiScaleBlock:
-            return MultiScaleBlock(*block_arguments, multiscale_order=multiscale_order)
-
+        multiscale = partial(MultiScaleBlock, multiscale_order=multiscale_order)
         self.layer3_2 = make_stage(multiscale, 128, 256, stride=2)
         self.layer4_2 = make_stage(multiscale, 256, 512, stride=2)
         self.fc_1 = nn.Linear(512, len(labels))
         self.fc_2 = nn.Linear(512, len(labels))
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """The local and the global branch."""
-        return ("local", "global")
-
-    @property
-    def compared_parts(self) -> tuple[str, ...]:
-        """The four patches."""
-        return ("top left", "top right", "bottom left", "bottom right")
 
     def compared_features(self, outputs: MANetOutput) -> dict[str, Tensor]:
         """Return the patches' features in space (4, N, h, w) and by channel (4, N, 512)."""
@@ -231,20 +209,13 @@ class MANet(ExpressionClassifier):
         half = shared.shape[-1] // 2
         top, bottom = shared[:, :, :half], shared[:, :, half:]
         patches = (top[..., :half], top[..., half:], bottom[..., :half], bottom[..., half:])  # p1 to p4, rows first
-        local_features = torch.stack(  # (4, N, 512, 7, 7)
-            [
-                self.get_submodule(f"layer4_1_p{number}")(self.get_submodule(f"layer3_1_p{number}")(patch))
-                for number, patch in enumerate(patches, start=1)
-            ]
-        )
+        middle = [self.get_submodule(f"layer3_1_p{number}")(patch) for number, patch in enumerate(patches, start=1)]
+        last = [self.get_submodule(f"layer4_1_p{number}")(patch) for number, patch in enumerate(middle, start=1)]
+        local_features = torch.stack(last)  # (4, N, 512, 7, 7)
         pooled_local = local_features.mean(dim=(0, 3, 4))  # the mean of the re-assembled map is the mean of its patches
         pooled_global = self.layer4_2(self.layer3_2(shared)).mean(dim=(2, 3))
-        return MANetOutput(
-            self.fc_1(pooled_local),
-            self.fc_2(pooled_global),
-            local_features,
-            torch.stack((pooled_local, pooled_global)),
-        )
+        pooled = torch.stack((pooled_local, pooled_global))
+        return MANetOutput(self.fc_1(pooled_local), self.fc_2(pooled_global), local_features, pooled)
 
     def set_mixture(self, beta: float, multiscale_order: str) -> None:
         """Change the weight of the local branch and the order of the second multi-scale chain; see the class."""

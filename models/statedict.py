@@ -5,7 +5,7 @@ recorders, and wrappers of networks put a prefix before every name ("module.", "
 which prefix are meant is told by landmarks: names of weights that the network looked for certainly has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,10 @@ def _without_prefix(found: dict[Any, Any], landmarks: Sequence[str]) -> dict[str
     """Return the tensors of a dict without the prefix that its landmarks have; None where it lacks one."""
     state = unwrap({key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)})
     prefixes = [key.removesuffix(landmarks[0]) for key in state if key.endswith(landmarks[0])]
-    prefixes = [
-        prefix
-        for prefix in prefixes
-        if (not prefix or prefix.endswith(".")) and all(prefix + landmark in state for landmark in landmarks)
-    ]
-    if not prefixes:
+    complete = [prefix for prefix in prefixes if all(prefix + landmark in state for landmark in landmarks)]
+    prefix = min((prefix for prefix in complete if prefix == "" or prefix.endswith(".")), key=len, default=None)
+    if prefix is None:
         return None
-    prefix = min(prefixes, key=len)
     stripped = {key.removeprefix(prefix): value for key, value in state.items()}
     return stripped if len(stripped) == len(state) else state
 
@@ -132,10 +128,7 @@ def nothing_fits(content: dict[Any, Any], path: Path, wanted: str) -> Checkpoint
 
 
 def load_state(
-    model: torch.nn.Module,
-    state: dict[str, Tensor],
-    path: Path,
-    may_be_missing: frozenset[str] | set[str] = frozenset(),
+    model: torch.nn.Module, state: dict[str, Tensor], path: Path, may_be_missing: Collection[str] = ()
 ) -> None:
     """Load a state dict; only the keys `may_be_missing` may be missing, none may be unexpected, shapes must agree.
 
@@ -149,7 +142,7 @@ def load_state(
     shared = [key for key in own if isinstance(state.get(key), Tensor)]
     fitting = [key for key in shared if state[key].shape == own[key].shape]
     wrong = {
-        "missing": own.keys() - set(shared) - may_be_missing,
+        "missing": own.keys() - {*shared, *may_be_missing},
         "unexpected": state.keys() - own.keys(),
         "of another shape": [
             f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from models.files import (
     BRANCH_FILE,
     EXPECTED,
     CheckpointError,
+    describe_other,
     is_folder,
     read_head,
     read_tensors,
-    recognize,
     shown,
     some,
 )
@@ -148,10 +149,9 @@ def kept_weights(content: dict[str, Any], path: Path | str = "the checkpoint") -
     """
     for name in ("average", "state_dict"):
         state = content.get(name)
-        if isinstance(state, dict) and state and all(isinstance(key, str) for key in state):
-            values = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-            if len(values) == len(state):
-                return unwrap(values)
+        entries = state.items() if isinstance(state, dict) else ()
+        if entries and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
+            return unwrap(state)
         if name in content and state != {}:
             raise CheckpointError(f"{path}: its {name} is no dict of tensors; {describe(content)}. Copy the file again")
     raise CheckpointError(f"{path} has no state_dict; {describe(content)}. Copy the file again")
@@ -290,14 +290,9 @@ def _read_esr_folder(folder: Path, normalization: str | None) -> ESR:
 def _list_branches(folder: Path) -> list[Path]:
     """Return the branch files of a folder of ESR weights, in order; refuse what is missing, odd or in another place."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    branches = []
-    while BRANCH_FILE.format(len(branches) + 1) in names:
-        branches.append(BRANCH_FILE.format(len(branches) + 1))
-    odd = [
-        name
-        for name in names
-        if ("net-b" in name.lower() and name not in (BASE_FILE, *branches) and Path(name).suffix.lower() not in NOTES)
-    ]
+    branches = list(takewhile(names.__contains__, map(BRANCH_FILE.format, count(1))))
+    parts = [name for name in names if "net-b" in name.lower() and Path(name).suffix.lower() not in NOTES]
+    odd = [name for name in parts if name not in (BASE_FILE, *branches)]
     later = [name for name in odd if re.fullmatch(BRANCH_FILE.format("[1-9][0-9]*"), name)]
     if later:
         missing = BRANCH_FILE.format(len(branches) + 1)
@@ -336,7 +331,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     head = read_head(path)
-    what = None if head.lstrip()[:1] == b"{" else recognize(head, path) or "is no JSON"
+    what = None if head.lstrip()[:1] == b"{" else describe_other(head, path) or "is no JSON"
     try:
         own = {} if what else json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -361,25 +356,20 @@ def _build_released_manet(content: dict[Any, Any], path: Path, normalization: st
         )
     state = find_state(content, MANET_LANDMARKS, path)
     if state is None:
-        raise _no_manet(content, path)
+        parts = f"with {BASE_FILE} and {BRANCH_FILE.format(1)}, ... in it"
+        if find_state(content, ESR_LANDMARKS, path) is not None:
+            raise CheckpointError(
+                f"{path} holds the bare state dict of an ESR, without image size, normalisation and class names: write "
+                "it with models.weights.describe_model, or with export_esr_folder. Of published weights, each file is "
+                f"one part of an ESR: name its folder, {parts}"
+            )
+        if find_state(content, BASE_LANDMARKS, path) is not None:
+            raise CheckpointError(f"{path} is one part of an ESR: name its folder, {parts}")
+        raise nothing_fits(content, path, "weights of MA-Net or ESR")
     num_classes = _count_classes(state, "fc_1.weight", path)
     model = MANet(num_classes, labels=default_labels(num_classes), normalization=normalization or "rgb")
     load_state(model, state, path, INPUT_BUFFERS | _batch_counters(model))
     return model
-
-
-def _no_manet(content: dict[Any, Any], path: Path) -> CheckpointError:
-    """Return the error of a file without MA-Net: it holds a part of an ESR, a bare ESR, or neither."""
-    parts = f"with {BASE_FILE} and {BRANCH_FILE.format(1)}, ... in it"
-    if find_state(content, ESR_LANDMARKS, path) is not None:
-        return CheckpointError(
-            f"{path} holds the bare state dict of an ESR, without image size, normalisation and class names: write it "
-            f"with models.weights.describe_model, or with export_esr_folder. Of published weights, each file is one "
-            f"part of an ESR: name its folder, {parts}"
-        )
-    if find_state(content, BASE_LANDMARKS, path) is not None:
-        return CheckpointError(f"{path} is one part of an ESR: name its folder, {parts}")
-    return nothing_fits(content, path, "weights of MA-Net or ESR")
 
 
 def _batch_counters(module: torch.nn.Module) -> set[str]:

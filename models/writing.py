@@ -4,10 +4,12 @@ No reader ever sees half of one, and what was there before stays until the new o
 """
 
 import contextlib
+import csv
 import glob
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")  # of this process alone
     what_to_do = "free space or name another folder"
+    if durable:
+        remove_unfinished(path.parent, f".{glob.escape(path.stem)}.*.partial*", older_than=DAY)
     try:
         yield temporary
         if durable and temporary.is_file():
@@ -44,7 +48,9 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         what_to_do = "close it where another program has it open, and start again"
         temporary.replace(path)
     except BaseException as error:
-        _remove(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # which leaves a file alone
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         if names_its_file(error):  # of a file written meanwhile
             raise
         if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
@@ -54,9 +60,18 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with a path beside `path`, then put the file in its place; see `replacing`."""
-    remove_unfinished(path.parent, f".{glob.escape(path.stem)}.*.partial*", older_than=DAY)
     with replacing(path) as temporary:
         write(temporary)
+
+
+@contextlib.contextmanager
+def new_table(path: Path, lineterminator: str = "\r\n") -> Iterator[Any]:
+    """Yield a CSV writer, and put the table in its place when all rows are written without an error; see `replacing`.
+
+    Names of files that are not UTF-8 are written as they are on disk.
+    """
+    with replacing(path) as temporary, temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file:
+        yield csv.writer(file, lineterminator=lineterminator)
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -76,16 +91,6 @@ def remove_unfinished(folder: Path, pattern: str = ".*.partial*", older_than: fl
         with contextlib.suppress(OSError):  # another process may have removed it, or hold it open
             if time.time() - leftover.stat().st_mtime >= older_than:
                 leftover.unlink()
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if path.is_dir():
-            for inner in path.iterdir():
-                _remove(inner)
-            path.rmdir()
-        else:
-            path.unlink()
 
 
 def _named(path: Path, error: Exception, what_to_do: str) -> OSError:

@@ -5,8 +5,6 @@ A folder `<base_path_experiment>/<script>/<name_experiment>/` holds `last.pt` (e
 renamed into it, so that no reader ever sees half of one.
 """
 
-import csv
-import io
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -20,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from models.classifier import ExpressionClassifier
 from models.files import shown
 from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
-from models.writing import remove_unfinished, write_atomically
+from models.writing import new_table, remove_unfinished, write_atomically
 
 RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
 
@@ -32,18 +30,12 @@ MayChange = Annotated[T, _MAY_CHANGE]
 It does not alter what the run computes, or only how long it goes on: `device: MayChange[str] = "auto"`.
 """
 
-ENTRIES = {  # of last.pt, beside the description of its network
-    "state_dict": dict,
-    "optimizer": dict,
-    "scheduler": dict,
-    "average": dict,
-    "random_state": Tensor,
-    "random_state_cuda": list,
-    "stage": int,
-    "epoch": int,
-    "best": float,
-    "history": list,
-    "variables": dict,
+ENTRIES = {  # of last.pt, beside the description of its network, by kind
+    dict: ("state_dict", "optimizer", "scheduler", "average", "variables"),
+    list: ("random_state_cuda", "history"),
+    Tensor: ("random_state",),
+    int: ("stage", "epoch"),
+    float: ("best",),
 }
 LARGEST = 1e9  # more than any count of steps or setting of an optimizer
 
@@ -64,6 +56,7 @@ class Run:
     Attributes:
         history: one row of plain values per epoch.
         best: best validation accuracy of the current stage so far.
+        last_path, best_path: the state after the newest epoch, and the best network of the newest stage.
 
     Raises:
         CheckpointError: when `last.pt` is damaged, was written with other variables, or `resume` is off and it exists.
@@ -71,6 +64,7 @@ class Run:
 
     def __init__(self, directory: Path, variables: Any, resume: bool = True, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
+        self.last_path, self.best_path = directory / "last.pt", directory / "best.pt"
         self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
         self.defaults = _defaults(variables)
         self.may_change = _may_change(variables)
@@ -97,16 +91,6 @@ class Run:
                     "base_path_experiment or name_experiment to another"
                 ) from error
             remove_unfinished(directory)  # of a run that was killed while it saved
-
-    @property
-    def last_path(self) -> Path:
-        """Where the state after the newest epoch is."""
-        return self.directory / "last.pt"
-
-    @property
-    def best_path(self) -> Path:
-        """Where the best network of the newest stage is."""
-        return self.directory / "best.pt"
 
     def is_past(self, stage: int) -> bool:
         """Tell whether a resumed run had begun a later stage than this one."""
@@ -179,7 +163,9 @@ class Run:
             "run_format": RUN_FORMAT,
         }
         write_atomically(self.last_path, lambda path: torch.save(content, path))
-        self._write_history()
+        columns = list(dict.fromkeys(key for row in self.history for key in row))
+        with new_table(self.directory / "history.csv") as table:
+            table.writerows([columns, *([row.get(column) for column in columns] for row in self.history)])
 
     def save_best(self, model: ExpressionClassifier, **measured: Any) -> None:
         """Write `best.pt`: the network and, as plain values, how it was found."""
@@ -215,8 +201,9 @@ class Run:
                 "touched: start anew under another name_experiment, or check out the version that wrote the file; "
                 "best.pt next to it can be evaluated and fine-tuned as it is"
             )
-        for name, kind in ENTRIES.items():
-            _entry(content, name, kind, self.last_path)
+        for kind, names in ENTRIES.items():
+            for name in names:
+                _entry(content, name, kind, self.last_path)
         rows = content["history"]
         if not all(isinstance(row, dict) for row in rows) or not _is_plain([content["variables"], rows]):
             raise CheckpointError(
@@ -247,16 +234,6 @@ class Run:
                 f"{self.last_path} belongs to an experiment with other variables: {listing}. Nothing was touched. "
                 "Choose another name_experiment, or put the variables back to continue it"
             )
-
-    def _write_history(self) -> None:
-        columns = list(dict.fromkeys(key for row in self.history for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_atomically(
-            self.directory / "history.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8", newline="")
-        )
 
 
 def _plain(value: Any) -> Any:
@@ -341,22 +318,17 @@ def _load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         wrong += [key for key in given if key == "betas" and max(given[key]) > 1]  # shares, which a schedule may move
         if wrong:
             raise ValueError(f"the optimizer's {', '.join(dict.fromkeys(wrong))} differ from this experiment's")
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    known = dict(zip(numbers, parameters, strict=True))
-    kinds = set()
-    for number, values in state["state"].items():
-        kinds.add(tuple(sorted(values)))
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if name == "step":
                 fits = _resembles(value, 0) or (_is_ordinary(value) and value.numel() == 1 and value >= 0)
             else:
-                fits = value is None or (_is_ordinary(value) and value.shape == known[number].shape)
+                fits = value is None or (_is_ordinary(value) and value.shape == parameter.shape)
             if not fits:
                 raise ValueError(f"the optimizer's {name} is not of the weights that it belongs to")
-    if len(kinds) > 1:
+    if len({tuple(sorted(values)) for values in optimizer.state.values()}) > 1:
         raise ValueError("the optimizer knows more of some weights than of others")
-    optimizer.load_state_dict(state)
 
 
 def _load_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:

@@ -190,12 +190,11 @@ def choose_hardware(
         ValueError: for other values, for a GPU that PyTorch does not find, and for an environment that names other
             processes but not where they are.
     """
-    choices = {
-        "precision": (precision, ("auto", "float32", "bfloat16")),
-        "compile": (compile, ("auto", "on", "off")),
-        "memory_format": (memory_format, ("auto", "contiguous", "channels_last")),
-    }
-    for name, (value, known) in choices.items():
+    for name, value, *known in (
+        ("precision", precision, "auto", "float32", "bfloat16"),
+        ("compile", compile, "auto", "on", "off"),
+        ("memory_format", memory_format, "auto", "contiguous", "channels_last"),
+    ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
     place = find_device(device)
@@ -251,9 +250,8 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 def _can_compile(device: torch.device) -> bool:
     """Tell whether what `torch.compile` needs is there: a compiler, Python's headers, and a GPU in Triton's range."""
     on_cpu = device.type == "cpu"
-    compilers = (
-        (os.environ.get("CXX", "g++"), "g++", "clang++") if on_cpu else (os.environ.get("CC", "gcc"), "gcc", "clang")
-    )
+    variable, *usual = ("CXX", "g++", "clang++") if on_cpu else ("CC", "gcc", "clang")
+    compilers = [os.environ.get(variable, usual[0]), *usual]
     if not any(map(shutil.which, compilers)) or not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return False
     return on_cpu or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0))

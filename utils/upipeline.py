@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from models.classifier import resize
-from models.writing import write_atomically
+from models.writing import replacing, write_json
 from utils.udata import DatasetError, FaceDataset, read_image
 from utils.uhardware import Batch, Hardware
 
@@ -72,6 +72,7 @@ class FaceImages(Dataset):
         hardware = hardware or Hardware(torch.device("cpu"))
         sample = np.linspace(0, len(dataset) - 1, min(len(dataset), 32)).astype(int)
         self.side = min(image_size, max(_longest_side(dataset.paths[index]) for index in sample) or image_size)
+        self._shape = (len(dataset), 3, self.side, self.side)
         if cache == "auto" and len(dataset) * 3 * self.side**2 > cache_gib * GIB:
             cache = "none"
         elif cache == "auto":
@@ -108,36 +109,27 @@ class FaceImages(Dataset):
             images = torch.from_numpy(np.stack([self._decode(index) for index in places.tolist()]))
         return Pictures(images, self.dataset.targets(places.numpy()), places)
 
-    @property
-    def _shape(self) -> tuple[int, int, int, int]:
-        return (len(self), 3, self.side, self.side)
-
     def _decode(self, index: int) -> np.ndarray:
         image = read_image(self.dataset.paths[index])
         if image.shape[:2] != (self.side, self.side):
             shrinks = max(image.shape[:2]) > self.side
-            image = cv2.resize(
-                image, (self.side, self.side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            image = cv2.resize(image, (self.side, self.side), interpolation=method)
         return image.transpose(2, 0, 1)  # (3, side, side)
 
     def _decode_all(self, images: np.ndarray) -> np.ndarray:
-        errors = []
-
-        def decode(index: int) -> None:
+        def decode(index: int) -> str | None:
             try:
                 images[index] = self._decode(index)
             except (DatasetError, OSError) as error:
-                errors.append((index, str(error)))
+                return str(error)
 
         with ThreadPoolExecutor() as pool:  # OpenCV decodes outside Python's lock
-            progress = tqdm(
-                pool.map(decode, range(len(self))), f"decode {self.dataset.name}", len(self), unit=" faces", leave=False
-            )
-            for _ in progress:
-                pass
+            results, title = pool.map(decode, range(len(self))), f"decode {self.dataset.name}"
+            progress = tqdm(results, title, len(self), unit=" faces", leave=False)
+            errors = [message for message in progress if message is not None]
         if errors:
-            first = "; ".join(message for _, message in sorted(errors)[:3])
+            first = "; ".join(errors[:3])
             raise DatasetError(f"{len(errors)} of {len(self)} pictures of {self.dataset.name} cannot be read: {first}")
         return images
 
@@ -153,25 +145,20 @@ class FaceImages(Dataset):
         fingerprint = self._fingerprint()
         description = path.with_suffix(".json")
         if path.exists() and description.exists():
-            found = json.loads(description.read_text("utf-8"))
-            if found == fingerprint:
+            if json.loads(description.read_text("utf-8")) == fingerprint:
                 return
             print(f"{path}: the pictures have changed since it was written; it is written anew")
-
-        def write(temporary: Path) -> None:
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape)
-            with temporary.open("rb+") as file:
-                if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
-                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            self._decode_all(images).flush()
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             description.unlink(missing_ok=True)  # a file without its description counts as unfinished
-            write_atomically(path, write)
-            write_atomically(
-                description, lambda temporary: temporary.write_text(json.dumps(fingerprint) + "\n", "utf-8")
-            )
+            with replacing(path) as temporary:
+                images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape)
+                with temporary.open("rb+") as file:
+                    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
+                        os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+                self._decode_all(images).flush()
+            write_json(fingerprint, description)
         except OSError as error:
             size = np.prod(self._shape, dtype=np.int64) / GIB
             reason = os.strerror(error.errno) if error.errno else error
@@ -265,9 +252,7 @@ class FaceLoader:
             at most 8.
 
     Attributes:
-        dataset: the faces.
-        image_size: as given.
-        batch_size: as given.
+        dataset, image_size, batch_size: as given.
     """
 
     def __init__(
@@ -295,7 +280,7 @@ class FaceLoader:
             images,
             batch_sampler=self._sampler,
             num_workers=num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=Pictures._make,  # a batch is read as one
             pin_memory=self._hardware.device.type == "cuda" and images.kept != "device",
             persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same draws
         )
@@ -315,7 +300,3 @@ class FaceLoader:
                 shares,
                 is_full=self._sampler.shuffle and shares == usual,
             )
-
-
-def _as_it_is(pictures: Pictures) -> Pictures:
-    return pictures

@@ -1,7 +1,5 @@
 """Checkpoints on the same faces: their predictions, paired differences, mean and deviation over seeds."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
-from models.writing import write_atomically
+from models.writing import new_table
 from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
 from utils.evaluation.subset import ScoredFaces
 from utils.umetrics import Difference, compute_differences
@@ -126,10 +124,8 @@ def _names(result: ScoredCheckpoint, scores: Tensor) -> list[str]:
 
 
 def _write_faces(result: ScoredCheckpoint, faces: ScoredFaces, path: Path, columns: dict[str, list[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["file", "label", *columns])
     _, targets, indices = result.predictions
-    for index, target, *row in zip(indices.tolist(), targets.tolist(), *columns.values(), strict=True):
-        writer.writerow([faces.file_name(faces.dataset.paths[index]), result.labels[target], *row])
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "surrogateescape"))
+    with new_table(path) as writer:
+        writer.writerow(["file", "label", *columns])
+        for index, target, *row in zip(indices.tolist(), targets.tolist(), *columns.values(), strict=True):
+            writer.writerow([faces.file_name(faces.dataset.paths[index]), result.labels[target], *row])

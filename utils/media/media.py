@@ -180,16 +180,7 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
         raise MediaError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: _write_bytes(temporary, encoded.tobytes()))
-
-
-def _write_bytes(temporary: Path, content: bytes) -> None:
-    """Write a file, or nothing: on a full disk a part of it would take the last place."""
-    try:
-        temporary.write_bytes(content)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
 
 
 class VideoFile:

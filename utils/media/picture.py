@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from models.contents import ARCHIVE, ELSEWHERE, PDF, PICTURE, recognize
 from utils.media.pngjpeg import jpeg_header, png_header
 
 MAX_PIXELS = 2**28  # 16,384 x 16,384; as RGB 0.8 GB. The largest cameras of telephones have 200 megapixels
@@ -31,13 +32,8 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF"
 HEIC_REMEDY = (
     "convert to JPEG, for example with `heif-convert a.heic a.jpg` or on a Mac `sips -s format jpeg a.heic --out a.jpg`"
 )
-OTHER_CONTENTS = (  # what is found where a picture was expected: first bytes, name, what to do
-    (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "a HEIC picture, which is not read here", HEIC_REMEDY),
-    (rb"version https://git-lfs", "a git-lfs pointer", "fetch the file with `git lfs pull`"),
-    (rb"\s*(?i:<!doctype html|<html)", "a web page", "download the picture itself"),
-    (rb"%PDF", "a PDF", "export its pictures as PNG or JPEG"),
-    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive", "unpack it"),
-)
+HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
+REMEDIES = {ARCHIVE: ": unpack it", PDF: ": export its pictures as PNG or JPEG", ELSEWHERE: ""}
 
 TURNED_BACK = {  # from what a picture with that orientation (EXIF) is when it is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -183,9 +179,11 @@ def _check_size(width: int, height: int) -> None:
 
 def describe_content(data: bytes) -> str:
     """Say what a file is that is no picture, and what to do, as far as its first bytes tell."""
-    for pattern, kind, remedy in OTHER_CONTENTS:
-        if re.match(pattern, data[:64], re.DOTALL):
-            return f"it is {kind}: {remedy}"
+    if HEIC.match(data):
+        return f"it is a HEIC picture, which is not read here: {HEIC_REMEDY}"
+    kind, what = recognize(data[:512])
+    if kind not in ("", PICTURE):
+        return f"it is {what}{REMEDIES.get(kind, ', no picture: restore or remove it')}"
     if is_picture(data):
         return (
             "it is damaged, or of a rare variety (such as 32 bits per colour): save it as PNG with 8 bits, or remove it"
@@ -195,7 +193,7 @@ def describe_content(data: bytes) -> str:
 
 def is_other_content(data: bytes) -> bool:
     """Tell from the first bytes of a file (64 are enough) whether `describe_content` knows what it is."""
-    return any(re.match(pattern, data[:64], re.DOTALL) for pattern, _, _ in OTHER_CONTENTS)
+    return bool(HEIC.match(data)) or recognize(data[:512])[0] not in ("", PICTURE)
 
 
 def is_picture(data: bytes) -> bool:

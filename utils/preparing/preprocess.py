@@ -5,7 +5,6 @@ name and renamed, what is there is not made again, and the folder ends byte for 
 that cannot be used never stops them; it is listed in `errors.csv` with the reason.
 """
 
-import csv
 import json
 import os
 from collections import deque
@@ -13,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 from tqdm.auto import tqdm
 
+from models.writing import new_table, remove_unfinished, replacing
 from utils.preparing.annotations import EXPRESSIONS, RELEASED_SETS, CurrentRelease, FirstRelease, find_affect_net
 from utils.preparing.crop import crop_face
 from utils.preparing.ferplus import FER_FOLDERS, FER_SIZE, FERPlusTables
@@ -31,7 +31,6 @@ STAMP = ".preprocessed.json"  # what a folder was made from, so that two sources
 ERRORS = "errors.csv"  # every row that could not be used, and why
 SOURCES = "sources.csv"  # the source picture of every face, which lists of other projects name
 OWN_FILES = (STAMP, ERRORS, SOURCES)
-PARTIAL = ".partial"  # suffix of files that are being written
 
 
 class Preprocessed(NamedTuple):
@@ -103,7 +102,7 @@ def pre_process_affect_net(
     release = find_affect_net(Path(base_path_to_images), Path(base_path_to_annotations), set_index)
     folder = Path(base_destination_path) / RELEASED_SETS[set_index].destination
     stamp = {"annotations": release.name, "image_size": image_size, "rows": len(release), "sha256": release.sha256}
-    _claim(folder, stamp, "*/*.jpg", [folder, *folder.glob("*")])
+    _claim(folder, stamp, "*/[0-9]*.jpg", [folder, *folder.glob("*")])
 
     keep_freed_memory()
     num_workers = num_workers or _usable_cores()
@@ -162,7 +161,7 @@ def pre_process_fer_plus(
     folders = [root, *(root / "Images" / folder for folder in label_files), *(f.parent for f in label_files.values())]
     sources = {"fer2013": tables.pixels, "fer2013new": tables.votes}
     stamp = {name: {"rows": len(table), "sha256": table.sha256} for name, table in sources.items()}
-    _claim(root, stamp, "Images/FER2013*/*.png", folders)
+    _claim(root, stamp, "Images/FER2013*/fer*.png", folders)
 
     votes: dict[str, dict[str, list[int]]] = {folder: {} for folder in label_files}  # by picture
 
@@ -171,8 +170,9 @@ def pre_process_fer_plus(
             yield _write_fer_face(tables, number, lines, root, votes)
         for folder, label_file in label_files.items() if any(votes.values()) else ():
             rows = ([name, f"(0, 0, {FER_SIZE}, {FER_SIZE})", *counts] for name, counts in votes[folder].items())
-            with _replacing(label_file) as file:
-                csv.writer(file, lineterminator="\n").writerows(rows)
+            label_file.parent.mkdir(parents=True, exist_ok=True)
+            with new_table(label_file, "\n") as table:
+                table.writerows(rows)
 
     return _record(outcomes(), root, len(tables), tuple(label_files), "FER+")
 
@@ -214,37 +214,15 @@ def _claim(folder: Path, stamp: dict[str, Any], pictures: str, folders: Iterable
         )
     for directory in folders:
         if directory.is_dir():
-            for path in directory.glob(f".*{PARTIAL}"):
-                path.unlink()
+            remove_unfinished(directory)
     _write(stamp_file, text.encode())
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a text file to be written that takes its place as a whole when it is closed without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _write(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all; the folder is made for its first file."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        try:
-            partial.write_bytes(data)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    """Write a file as a whole or not at all; its folder is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, durable=False) as partial:
+        partial.write_bytes(data)
 
 
 def _is_written(path: Path) -> bool:
@@ -294,11 +272,11 @@ def _record(
     """Go through the outcomes with a progress bar, write the tables at the end, and print and return the counts."""
     counts, written, num_errors, first = dict.fromkeys(groups, 0), 0, 0, ""
     with ExitStack() as stack:
-        table = csv.writer(stack.enter_context(_replacing(folder / ERRORS)), lineterminator="\n")
+        table = stack.enter_context(new_table(folder / ERRORS, "\n"))
         table.writerow(["row", "file", "reason"])
         sources = None
         if with_sources:
-            sources = csv.writer(stack.enter_context(_replacing(folder / SOURCES)), lineterminator="\n")
+            sources = stack.enter_context(new_table(folder / SOURCES, "\n"))
             sources.writerow(["row", "file"])
         for outcome in tqdm(outcomes, total=num_rows, desc=folder.name, unit=" rows"):
             written += outcome.written

@@ -9,23 +9,13 @@ import codecs
 import csv
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from models.contents import ARCHIVE, ELSEWHERE, WORKBOOK, recognize
+
 HEAD = 65_536  # bytes looked at to tell what a file is
 SEPARATORS = (",", ";", "\t")
-ARCHIVES = {
-    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"7z\xbc\xaf\x27\x1c": "7z",
-    b"Rar!\x1a\x07": "rar", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress", b"LZIP": "lzip",
-}  # fmt: skip
-OTHER_KINDS = {
-    b"\x89PNG": "a picture (PNG)", b"\xff\xd8\xff": "a picture (JPEG)", b"GIF8": "a picture (GIF)",
-    b"%PDF": "a PDF document", b"\x93NUMPY": "a NumPy array", b"\x89HDF": "an HDF5 file", b"PAR1": "a Parquet file",
-    b"SQLite format 3\0": "an SQLite database", b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle",
-    b"\x80\x04": "a Python pickle", b"\x80\x05": "a Python pickle",
-}  # fmt: skip
 MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -62,12 +52,9 @@ def encoding_of(path: Path, wanted: str) -> str:
     kind = _kind_of(head, wanted)
     if kind:
         raise DatasetError(f"{printable(str(path), 1000)} {kind}")
-    marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), None)
-    if marked:
-        return marked
-    unmarked = _by_nuls(head)
-    if unmarked:
-        return unmarked
+    encoding = next((encoding for mark, encoding in MARKS if head.startswith(mark)), None) or _by_nuls(head)
+    if encoding:
+        return encoding
     nuls = head.count(0)
     control = sum(head.count(byte) for byte in (*range(1, 9), *range(14, 32), 127)) + nuls
     if nuls == len(head) > 0:
@@ -81,27 +68,14 @@ def encoding_of(path: Path, wanted: str) -> str:
 
 def _kind_of(head: bytes, wanted: str) -> str:
     """Say what a file is that is known by its first bytes, and what to do; an empty text for all others."""
-    if head.startswith(b"PK") and (b"xl/" in head or b"[Content_Types].xml" in head[:200]):
-        return f"is a workbook of a spreadsheet program (xlsx): save it as CSV (UTF-8) and name {wanted}"
-    if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
-        return f"is a workbook of a spreadsheet program (xls): save it as CSV (UTF-8) and name {wanted}"
-    if b"opendocument.spreadsheet" in head[:200]:
-        return f"is a workbook of a spreadsheet program (ods): save it as CSV (UTF-8) and name {wanted}"
-    name = next((name for magic, name in ARCHIVES.items() if head.startswith(magic)), None)
-    if head.startswith(b"BZh") and head[4:10] != b"1AY&SY":  # a name may begin with BZh
-        name = None
-    if name is None and head[257:262] == b"ustar":
-        name = "tar"
-    if name:
-        return f"is an archive ({name}): unpack it and name {wanted}"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the file itself: git lfs pull"
-    if re.match(rb"\.{0,2}/?(\.\./)*\.?(git)?/annex/objects/", head):
-        return "is a git-annex pointer, not the file itself: git annex get"
-    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml|!--)", head, re.IGNORECASE):
-        return "is a web page (HTML), as a download that needs a login leaves: download the file itself"
-    other = next((name for magic, name in OTHER_KINDS.items() if head.startswith(magic)), None)
-    return f"is {other}, no text: name {wanted}" if other else ""
+    kind, what = recognize(head)
+    if kind == ARCHIVE:
+        return f"is an archive ({what.split()[1]}): unpack it and name {wanted}"
+    if kind == WORKBOOK:
+        return f"is {what}: save it as CSV (UTF-8) and name {wanted}"
+    if kind in ("", ELSEWHERE):
+        return f"is {what}" if what else ""
+    return f"is {what}, no text: name {wanted}"
 
 
 def _by_nuls(head: bytes) -> str | None:

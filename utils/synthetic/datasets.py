@@ -9,8 +9,6 @@ second call with the same arguments leaves it alone, and a folder with anything 
 import csv
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import signature
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from models.writing import replacing
 from utils.synthetic.faces import OCCLUSIONS, Face, FaceBox, draw_face, draw_photograph
 
 # Valence and arousal of each emotion at full intensity (Russell's circumplex), in our label order.
@@ -55,20 +54,14 @@ def _written_once(write: Callable[..., Path]) -> Callable[..., Path]:
                 f"{root} exists and is not the set of synthetic faces asked for ({stamp}); nothing was changed. "
                 "Choose another folder, or remove this one."
             )
-        partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}.partial")
         try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise OSError(f"{root.absolute()} cannot be made ({error.strerror}); run from another folder") from error
-        try:
-            write(partial, **call.arguments)
-            (partial / ".synthetic.json").write_text(stamp, "utf-8")
-            partial.rename(root)
+            with replacing(root) as partial:
+                partial.mkdir(parents=True)
+                write(partial, **call.arguments)
+                (partial / ".synthetic.json").write_text(stamp, "utf-8")
         except OSError:
             if not finished():  # by another process
                 raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return root
 
     return write_once
