@@ -24,8 +24,8 @@ import torch.nn.functional as F
 import tyro
 from torch.optim.lr_scheduler import StepLR
 
+from diversified_fer.console import one_line_errors
 from models import load_pretrained
-from models.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from utils.synthetic.datasets import write_rafdb

@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from diversified_fer.console import one_line_errors
+from diversified_fer.writing import write_json
 from models import CheckpointError, load_model
 from models.classifier import ExpressionClassifier
-from models.console import one_line_errors
-from models.writing import write_json
 from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices, write_predictions
 from utils.evaluation.evaluation import (
     ScoredCheckpoint,

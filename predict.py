@@ -23,13 +23,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from models import load_model, optimize_for_inference
-from models.classifier import ExpressionClassifier
-from models.console import one_line_errors
-from models.writing import replacing
-from utils.media.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
-from utils.media.inputs import describe_left_out, list_media
-from utils.media.media import (
+from diversified_fer.console import one_line_errors
+from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
+from diversified_fer.media.inputs import describe_left_out, list_media
+from diversified_fer.media.media import (
     VIDEO_SUFFIXES,
     Frame,
     LiveWindow,
@@ -41,7 +38,10 @@ from utils.media.media import (
     stream_webcam,
     write_picture,
 )
-from utils.media.output import naming, plan_places
+from diversified_fer.media.output import naming, plan_places
+from diversified_fer.writing import replacing
+from models import load_model, optimize_for_inference
+from models.classifier import ExpressionClassifier
 from utils.uaffect import DIMENSIONS
 from utils.uhardware import choose_hardware
 

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 if not __package__:  # run as a file: Python looks beside it for modules, not in the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+from diversified_fer.console import one_line_errors
+from diversified_fer.writing import replacing, write_atomically
 from models.classifier import ExpressionClassifier, default_labels
-from models.console import one_line_errors
 from models.esr import ESR
 from models.weights import BASE_FILE, BRANCH_FILE, FORMAT, SETTINGS_FILE, check_version, halve, load_model, read_tensors
-from models.writing import replacing, write_atomically
 
 TOLERANCE = 1e-4  # how far ONNX Runtime and PyTorch may be apart, in probabilities, logits and affect
 CHECKED_BATCHES = (1, 5)  # faces at a time in the comparison

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from models.contents import ARCHIVE, ELSEWHERE, recognize
+from diversified_fer.contents import ARCHIVE, ELSEWHERE, recognize
 
 BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
 EXPECTED = (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.writing import write_json
+from diversified_fer.writing import write_json
 from utils.evaluation.check import read_all
 from utils.evaluation.copies import find_alike, find_same
 from utils.udata import FERPlus

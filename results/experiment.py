@@ -20,7 +20,7 @@ import kornia.augmentation as K
 import torch
 import tyro
 
-from models.console import one_line_errors
+from diversified_fer.console import one_line_errors
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from results.ideas import (

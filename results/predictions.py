@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from diversified_fer.writing import write_atomically
 from models import load_model
-from models.writing import write_atomically
 from utils.udata import FERPlus
 from utils.uhardware import Hardware
 from utils.upipeline import FaceLoader

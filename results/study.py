@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from models.console import one_line_errors
-from models.writing import write_json
+from diversified_fer.console import one_line_errors
+from diversified_fer.writing import write_json
 from results.copies import write_copies
 from results.predictions import predict_valid, write_predictions
 from results.tables import MEMBERS, SINGLE, write_report

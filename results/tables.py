@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.writing import write_atomically
+from diversified_fer.writing import write_atomically
 from results.copies import Copies, read_copies
 from results.predictions import Stored, average, read_predictions
 from utils.ubootstrap import RESAMPLES, Interval, percentile_interval, resample_faces, sum_in_cells

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.media import picture as opening
-from utils.media.media import VideoFile, read_media
-from utils.media.picture import MediaError, decode
+from diversified_fer.media import picture as opening
+from diversified_fer.media.media import VideoFile, read_media
+from diversified_fer.media.picture import MediaError, decode
 
 MUTATIONS = int(os.environ.get("FER_FUZZ", "400"))
 SEED = int(os.environ.get("FER_FUZZ_SEED", "0"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.preparing.folder import list_files
+from diversified_fer.folder import list_files
 from utils.udata import RAFDB, AffectNet, DatasetError, FERPlus, stratified_holdout
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 

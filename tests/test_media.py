@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.media import video as decoding
-from utils.media.container import examine_container
-from utils.media.inputs import describe_left_out, find_media, list_media
-from utils.media.media import VideoFile, read_media, read_photo, stream_video
-from utils.media.output import common_folder, plan_places
-from utils.media.picture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
+from diversified_fer.media import video as decoding
+from diversified_fer.media.container import examine_container
+from diversified_fer.media.inputs import describe_left_out, find_media, list_media
+from diversified_fer.media.media import VideoFile, read_media, read_photo, stream_video
+from diversified_fer.media.output import common_folder, plan_places
+from diversified_fer.media.picture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
 from utils.preparing.crop import crop_face
 from utils.udata import DatasetError, read_image
 
@@ -519,7 +519,8 @@ def test_a_decoder_that_dies_hangs_or_lies_takes_nothing_with_it(kind, tmp_path,
 def test_a_killed_program_leaves_no_memory(tmp_path):
     path = write_video(tmp_path / "v.mp4", 50)
     program = (
-        "import sys, time; from pathlib import Path; from utils.media.video import Decoder; decoder = Decoder();"
+        "import sys, time; from pathlib import Path; from diversified_fer.media.video import Decoder;"
+        "decoder = Decoder();"
         "next(decoder.pictures(Path(sys.argv[1]))) is None; pictures = decoder.pictures(Path(sys.argv[1]));"
         "next(pictures); print(decoder.folder, flush=True); time.sleep(60)"
     )

@@ -35,7 +35,7 @@ class Executed(NamedTuple):
 
 
 def copy_of_the_code(folder: Path) -> Path:
-    for name in ("models", "utils", "notebooks"):
+    for name in ("diversified_fer", "models", "utils", "notebooks"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     return folder
 

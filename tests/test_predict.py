@@ -16,13 +16,22 @@ import torch
 from PIL import Image
 
 import predict
+from diversified_fer.faces import cut_face, find_faces, label_faces, make_detector
+from diversified_fer.media.media import (
+    Frame,
+    MediaError,
+    VideoFile,
+    annotate,
+    find_media,
+    read_media,
+    read_photo,
+    stream_video,
+)
 from models.classifier import ExpressionClassifier, as_faces
 from models.esr import ESR
 from models.manet import MANet
 from models.weights import describe_model
 from utils.evaluation.explain import SPREAD, explain, plot_explanation, score_maps
-from utils.media.faces import cut_face, find_faces, label_faces, make_detector
-from utils.media.media import Frame, MediaError, VideoFile, annotate, find_media, read_media, read_photo, stream_video
 from utils.udemo import Face, draw_face, draw_photograph
 from utils.uhardware import choose_hardware
 
@@ -285,7 +294,8 @@ def test_a_photo_whose_camera_notes_are_damaged_is_read_as_it_is_stored(tmp_path
     Image.fromarray(photograph).save(tmp_path / "notes.png", exif=exif[6:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "utils.media.picture.ImageOps.exif_transpose", lambda image: (_ for _ in ()).throw(struct.error("bad"))
+            "diversified_fer.media.picture.ImageOps.exif_transpose",
+            lambda image: (_ for _ in ()).throw(struct.error("bad")),
         )
         assert read_photo(tmp_path / "notes.png").shape == (440, 600, 3)
     for frame in read_media([tmp_path / "notes.jpg", tmp_path / "notes.png"]):
@@ -626,7 +636,9 @@ def test_webcam_without_and_with_a_display(checkpoint, tmp_path, monkeypatch):
         assert not any((tmp_path / "window").iterdir())
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
     shown = []
-    monkeypatch.setattr("utils.media.media.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(
+        "diversified_fer.media.media.subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 0)
+    )
     for name, answer in (("namedWindow", None), ("waitKey", ord("q")), ("getWindowProperty", 1.0)):
         monkeypatch.setattr(cv2, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(cv2, "imshow", lambda _title, picture: shown.append(picture))

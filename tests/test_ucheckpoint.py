@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from diversified_fer.writing import write_atomically, write_json
 from models import CheckpointError
 from models.weights import describe_model
-from models.writing import write_atomically, write_json
 from utils.ucheckpoint import Run
 
 ROOT = Path(__file__).parents[1]
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_saved(tmp_path):
     pytest.importorskip("resource")
     code = (
         "import resource, signal, sys, torch\n"
-        "from pathlib import Path; from models.writing import write_atomically\n"
+        "from pathlib import Path; from diversified_fer.writing import write_atomically\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "try: write_atomically(Path(sys.argv[1]), lambda path: torch.save({'a': torch.zeros(9999)}, path))\n"
         "except OSError as error: print(error)"

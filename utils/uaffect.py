@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diversified_fer.writing import write_json
 from models.esr import ESR
-from models.writing import write_json
 from utils.ubootstrap import Interval, percentile_interval, resample_faces
 from utils.ucheckpoint import Run
 from utils.uhardware import Hardware

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from diversified_fer.writing import new_table, remove_unfinished, write_atomically
 from models.classifier import ExpressionClassifier
 from models.files import shown
 from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
-from models.writing import new_table, remove_unfinished, write_atomically
 
 RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
 

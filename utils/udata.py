@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diversified_fer.folder import Listing, one_named
+from diversified_fer.media.picture import MediaError, read_picture
 from models.classifier import EMOTIONS
-from utils.media.picture import MediaError, read_picture
 from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.ferplus import FERPLUS_VOTES_TO_EMOTIONS, labels_from_votes, read_votes
-from utils.preparing.folder import Listing, one_named
 from utils.preparing.kaggle import TABLES, find_labels, read_labels, why_missing
 from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
 from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus

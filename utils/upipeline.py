@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from diversified_fer.writing import replacing, write_json
 from models.classifier import resize
-from models.writing import replacing, write_json
 from utils.udata import DatasetError, FaceDataset, read_image
 from utils.uhardware import Batch, Hardware
 

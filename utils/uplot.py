@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from models.writing import write_atomically
+from diversified_fer.writing import write_atomically
 from utils.ubootstrap import Interval
 from utils.umetrics import Metrics, Reliability
 

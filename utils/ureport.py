@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
+from diversified_fer.writing import write_json
 from models.classifier import ExpressionClassifier
-from models.writing import write_json
 from utils.ubootstrap import Interval
 from utils.ucheckpoint import Run
 from utils.uhardware import Hardware

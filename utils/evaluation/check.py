@@ -20,13 +20,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 from tyro.extras import subcommand_cli_from_dict
 
+from diversified_fer.console import one_line_errors
+from diversified_fer.folder import Listing
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
-from models.console import one_line_errors
 from models.weights import SHIPPED
 from utils.evaluation.copies import Content, Finding, Split, check_copies, content_of, some
 from utils.preparing.annotations import find_affect_net
-from utils.preparing.folder import Listing
 from utils.preparing.table import printable
 from utils.udata import (
     FERPLUS_VOTES_TO_EMOTIONS,

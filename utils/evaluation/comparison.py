@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from diversified_fer.writing import new_table
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
-from models.writing import new_table
 from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
 from utils.evaluation.subset import ScoredFaces
 from utils.umetrics import Difference, compute_differences

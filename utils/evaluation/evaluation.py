@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diversified_fer.media.output import common_folder
 from models.classifier import ExpressionClassifier
 from models.esr import ESR
 from models.inference import optimize_for_inference
 from models.weights import FORMAT, CheckpointError, read_tensors
 from utils.evaluation.branches import Disagreement, Similarity, measure_disagreement, watch_features
-from utils.media.output import common_folder
 from utils.uaffect import AffectMetrics, compute_affect_metrics
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware

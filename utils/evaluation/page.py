@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from models.writing import write_atomically
+from diversified_fer.writing import write_atomically
 from utils.evaluation.comparison import Comparison
 from utils.evaluation.evaluation import ScoredCheckpoint
 from utils.evaluation.subset import ScoredFaces

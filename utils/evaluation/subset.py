@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.media.picture import PHOTO_SUFFIXES
+from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.preprocess import SOURCES
 from utils.preparing.table import BadRow, Table, cells_or_none, printable, separator_of, text_lines
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.media.picture import PHOTO_SUFFIXES
-from utils.preparing.folder import folders_in, list_files, one_named
+from diversified_fer.folder import folders_in, list_files, one_named
+from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.table import BadRow, Table, printable
 
 EXPRESSIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt",

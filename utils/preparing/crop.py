@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from utils.media.picture import MediaError, decode, decode_by_opencv, is_ordinary
-from utils.media.pngjpeg import jpeg_header
+from diversified_fer.media.picture import MediaError, decode, decode_by_opencv, is_ordinary
+from diversified_fer.media.pngjpeg import jpeg_header
 from utils.preparing.annotations import BadRow, Box
 
 # The boxes count pixels as they are stored, so a camera's note to turn the picture (EXIF orientation) is not followed.
@@ -21,7 +21,7 @@ def crop_face(data: bytes, box: Box | None, image_size: int) -> np.ndarray:
     """Decode a picture, cut out the box (None: all of it) and scale it to a square.
 
     Args:
-        data: the picture's file, of any kind that `utils.media.picture` decodes; transparency is blended over white.
+        data: the picture's file, of any kind that `media.picture` decodes; transparency is blended over white.
         box: in pixels of the stored picture; what is outside of the picture is cut off.
         image_size: pixels along each side of the result.
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from utils.media.picture import PHOTO_SUFFIXES
+from diversified_fer.folder import Listing, list_files
+from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.annotations import EXPRESSIONS
-from utils.preparing.folder import Listing, list_files
 from utils.preparing.layout import below, only_ones
 from utils.preparing.table import BadRow, DatasetError, Table, printable
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from utils.media.picture import PHOTO_SUFFIXES
-from utils.preparing.folder import Listing, folders_in, list_files, one_named
+from diversified_fer.folder import Listing, folders_in, list_files, one_named
+from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.table import DatasetError, printable
 
 WHERE = {

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 from tqdm.auto import tqdm
 
-from models.writing import new_table, remove_unfinished, replacing
+from diversified_fer.writing import new_table, remove_unfinished, replacing
 from utils.preparing.annotations import EXPRESSIONS, RELEASED_SETS, CurrentRelease, FirstRelease, find_affect_net
 from utils.preparing.crop import crop_face
 from utils.preparing.ferplus import FER_FOLDERS, FER_SIZE, FERPlusTables

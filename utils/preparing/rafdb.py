@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from utils.media.picture import PHOTO_SUFFIXES
-from utils.preparing.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
+from diversified_fer.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
+from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.layout import find_listed, list_pictures, missing, no_pictures
 from utils.preparing.table import DatasetError, cells_or_none, printable, separator_of, text_lines
 

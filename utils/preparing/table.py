@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from models.contents import ARCHIVE, ELSEWHERE, WORKBOOK, recognize
+from diversified_fer.contents import ARCHIVE, ELSEWHERE, WORKBOOK, recognize
 
 HEAD = 65_536  # bytes looked at to tell what a file is
 SEPARATORS = (",", ";", "\t")

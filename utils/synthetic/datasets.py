@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from models.writing import replacing
+from diversified_fer.writing import replacing
 from utils.synthetic.faces import OCCLUSIONS, Face, FaceBox, draw_face, draw_photograph
 
 # Valence and arousal of each emotion at full intensity (Russell's circumplex), in our label order.

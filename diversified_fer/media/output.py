@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-from models.writing import names_its_file
+from diversified_fer.writing import names_its_file
 
 LONGEST_NAME = 160  # bytes; file systems take 255, and results add to the name
 

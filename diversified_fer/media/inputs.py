@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.media.picture import HEIC_REMEDY, PHOTO_SUFFIXES, MediaError
-from utils.media.video import VIDEO_SUFFIXES
-from utils.preparing.folder import Listing, list_files
+from diversified_fer.folder import Listing, list_files
+from diversified_fer.media.picture import HEIC_REMEDY, PHOTO_SUFFIXES, MediaError
+from diversified_fer.media.video import VIDEO_SUFFIXES
 
 REMEDIES = dict.fromkeys((".heic", ".heif", ".hif"), HEIC_REMEDY) | dict.fromkeys(
     (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "export as JPEG with the camera's program"

@@ -1,4 +1,4 @@
-"""Opens videos: pictures in order with their times, decoded by `utils/media/videoworker.py` in a process of its own.
+"""Opens videos: pictures in order with their times, decoded by `videoworker.py` in a process of its own.
 
 FFmpeg, which decodes them, can crash, hang or ask for any amount of memory at a damaged file. That process may do so:
 the file becomes one `MediaError`, and the run goes on. Its pictures come through memory that both processes map.
@@ -23,8 +23,8 @@ from typing import IO, Any, NamedTuple
 import cv2
 import numpy as np
 
-from utils.media.container import examine_container
-from utils.media.picture import MAX_PIXELS, MediaError, check_regular, is_sayable
+from diversified_fer.media.container import examine_container
+from diversified_fer.media.picture import MAX_PIXELS, MediaError, check_regular, is_sayable
 
 VIDEO_SUFFIXES = {  # whose contents OpenCV's FFmpeg decodes
     ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg",

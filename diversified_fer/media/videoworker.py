@@ -1,6 +1,6 @@
 """Decodes videos in a process of its own: what crashes or hangs FFmpeg does not take the program with it.
 
-Started by `utils.media.video` with a folder for the shared memory as its argument. It is told on stdin, in lines of
+Started by `video.py` with a folder for the shared memory as its argument. It is told on stdin, in lines of
 JSON, which video to decode, and answers on stdout, in lines of JSON:
 
     {"rate": ..., "announced": ..., "aspect": ...}   a video was opened

@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from diversified_fer.media.media import Frame
 from models.classifier import ExpressionClassifier
-from utils.media.media import Frame
 
 Detector = Callable[[np.ndarray], np.ndarray]
 """From a picture, RGB (H, W, 3) uint8, to boxes (n, 4): x, y, width, height in pixels."""
@@ -221,7 +221,7 @@ def label_faces(
 
     Args:
         model: from `load_model`.
-        frames: pictures, from `utils.media.media.read_media` or made as `Frame(picture)`; few are held at a time.
+        frames: pictures, from `media.media.read_media` or made as `Frame(picture)`; few are held at a time.
         detector: as in `make_detector`.
         margin: as in `cut_face`; 0 is that of the training crops.
         batch_size: faces, and pictures, that are gathered before the network is called; 1 answers at once.

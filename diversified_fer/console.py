@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.writing import names_its_file
+from diversified_fer.writing import names_its_file
 
 
 @contextmanager

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from models.writing import write_atomically
-from utils.media.inputs import find_media as find_media
-from utils.media.output import naming
-from utils.media.picture import (
+from diversified_fer.media.inputs import find_media as find_media
+from diversified_fer.media.output import naming
+from diversified_fer.media.picture import (
     PHOTO_SUFFIXES,
     MediaError,
     check_regular,
@@ -29,7 +28,8 @@ from utils.media.picture import (
     open_picture,
     read_picture,
 )
-from utils.media.video import VIDEO_SUFFIXES, Decoder, Frame
+from diversified_fer.media.video import VIDEO_SUFFIXES, Decoder, Frame
+from diversified_fer.writing import write_atomically
 
 BARE_PICTURES = {".mjpeg", ".mjpg"}  # videos that begin as a JPEG does
 JPEG = {".jfif", ".jpe", ".jpeg", ".jpg"}

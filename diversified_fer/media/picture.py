@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from models.contents import ARCHIVE, ELSEWHERE, PDF, PICTURE, recognize
-from utils.media.pngjpeg import jpeg_header, png_header
+from diversified_fer.contents import ARCHIVE, ELSEWHERE, PDF, PICTURE, recognize
+from diversified_fer.media.pngjpeg import jpeg_header, png_header
 
 MAX_PIXELS = 2**28  # 16,384 x 16,384; as RGB 0.8 GB. The largest cameras of telephones have 200 megapixels
 MAX_BYTES = 2**31  # of a file; more is no picture of that many pixels
