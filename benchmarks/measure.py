@@ -132,7 +132,7 @@ def flop_of(model: torch.nn.Module, images: Tensor, training: bool) -> int:
 
 
 def inference(network: str, batch_size: int, variant: str, device: str) -> Measurement:
-    """Measure `predict` of pictures that lie in memory as uint8."""
+    """Measure `predict` of pictures that are in memory as uint8."""
     hardware = hardware_of(variant, device)
     torch.manual_seed(0)
     model = (ESR(9) if network == "esr" else MANet()).to(hardware.device).eval()

@@ -30,7 +30,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: the file to write, or an empty or missing folder.
-        durable: wait until a file is on the disk, so that it survives a loss of power; slow for thousands of files.
+        durable: remove what a killed process left of it a day ago, and wait until it is on the disk, so that it
+            survives a loss of power; slow for thousands of files.
 
     Raises:
         OSError: when it cannot be written or put in its place; it names the file. What was there before stays, and

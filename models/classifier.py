@@ -201,7 +201,7 @@ def as_faces(images: FaceInput) -> Tensor | list[Tensor]:
         images: as in `ExpressionClassifier.predict_branches`. PIL images of any colour mode become RGB, turned upright
             where their camera noted how it was held. An array (H, W) is a grey face; the last of three or four
             dimensions is the channels: 1 for grey, 3 for RGB, 4 for RGB and alpha, straight as in files. Transparent
-            pictures lie on white, so that what transparency hides stays hidden. Boolean arrays are black and white.
+            pictures are put on white, so that what transparency hides stays hidden. Boolean arrays are black and white.
 
     Returns:
         (N, 3, H, W) for a tensor, an array or a PIL image; a list of (3, H, W) for a list, which may differ in size.

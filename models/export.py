@@ -65,7 +65,7 @@ def export_onnx(
 
     Args:
         model: ESR or MA-Net, on any device and in any mode; it is left as it is.
-        path: the file to write, `.onnx`; what stands there is replaced once the new file has been checked.
+        path: the file to write, `.onnx`; what is there is replaced once the new file has been checked.
         input_type: what the file takes, uint8 or float32 in [0, 1].
 
     Returns:

@@ -124,7 +124,7 @@ def describe_other(head: bytes, path: Path) -> str | None:
 
 
 class Placeholder:
-    """Stands where a file names something that is no tensor; it takes any state and runs nothing.
+    """Is put where a file names something that is no tensor; it takes any state and runs nothing.
 
     Attributes:
         origin: what the file names, module and class.

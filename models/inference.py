@@ -17,7 +17,7 @@ def optimize_for_inference(
 ) -> Classifier:
     """Return a network that gives the same probabilities in less time, and cannot be trained.
 
-    Every BatchNorm is folded into the convolution before it, weights lie in channels_last order, and are kept in
+    Every BatchNorm is folded into the convolution before it, weights are in channels_last order, and are kept in
     `precision`. In float32 the probabilities agree with the network's own to 1e-5, in bfloat16 to 1e-2.
 
     Args:

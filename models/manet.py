@@ -47,7 +47,7 @@ def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
 def last_norm(planes: int) -> nn.BatchNorm2d:
     """Return the BatchNorm at the end of what a block adds, which starts at half its size.
 
-    Else the features grow from block to block, and the heads diverge before the convolutions have learnt anything
+    Otherwise the features grow from block to block, and the heads diverge before the convolutions have learnt anything
     (docs/differences.md).
     """
     norm = nn.BatchNorm2d(planes)

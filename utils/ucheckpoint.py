@@ -41,7 +41,7 @@ LARGEST = 1e9  # more than any count of steps or setting of an optimizer
 
 
 class Run:
-    """An experiment on disk: its folder, where it stands, and what it has measured.
+    """An experiment on disk: its folder, how far it is, and what it has measured.
 
     A stage is a part of the experiment with an optimizer of its own (a new branch, in ESR). Its order on disk matters:
     a new stage's `last.pt` is written before its first `best.pt` replaces that of the stage before, because continuing
@@ -66,8 +66,7 @@ class Run:
         self.directory, self.writes = directory, writes
         self.last_path, self.best_path = directory / "last.pt", directory / "best.pt"
         self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
-        self.defaults = _defaults(variables)
-        self.may_change = _may_change(variables)
+        self.defaults, self.may_change = _declared(variables)
         self.history: list[dict[str, Any]] = []
         self.best = float("-inf")
         self.stage = 0
@@ -245,21 +244,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _may_change(variables: Any) -> set[str]:
-    """Return the names of the variables that are marked `MayChange`."""
+def _declared(variables: Any) -> tuple[dict[str, Any], set[str]]:
+    """Return the defaults of a dataclass's fields, as plain values, and the names of those marked `MayChange`."""
     if not is_dataclass(variables):
-        return set()
-    kinds = get_type_hints(type(variables), include_extras=True)
-    return {name for name, kind in kinds.items() if _MAY_CHANGE in getattr(kind, "__metadata__", ())}
-
-
-def _defaults(variables: Any) -> dict[str, Any]:
-    """Return the default of every field of a dataclass that has one, as plain values."""
-    if not is_dataclass(variables):
-        return {}
+        return {}, set()
     known = {field.name: field.default for field in fields(variables) if field.default is not MISSING}
     made = {field.name: field.default_factory() for field in fields(variables) if field.default_factory is not MISSING}
-    return _plain(known | made)
+    kinds = get_type_hints(type(variables), include_extras=True)
+    marked = {name for name, kind in kinds.items() if _MAY_CHANGE in getattr(kind, "__metadata__", ())}
+    return _plain(known | made), marked
 
 
 def _entry(content: dict[str, Any], name: str, kind: type, path: Path) -> Any:
@@ -302,7 +295,7 @@ def _resembles(value: Any, own: Any) -> bool:
 
 
 def _is_ordinary(value: Any) -> bool:
-    """Tell whether a value is a tensor of real, finite numbers that lie in memory."""
+    """Tell whether a value is a tensor of real, finite numbers in memory."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
         return False
     return value.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16) and bool(value.isfinite().all())

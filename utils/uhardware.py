@@ -125,7 +125,7 @@ class Hardware:
         """Join the shares that all processes have of a batch; the gradient flows into this process's own share.
 
         Args:
-            values: a tensor, None, or a NamedTuple of them. Faces lie in the first dimension of labels (N,) and scores
+            values: a tensor, None, or a NamedTuple of them. Faces are in the first dimension of labels (N,) and scores
                 (N, K), in the second of whatever has more dimensions: (B, N, ...).
             shares: faces that each process holds, in the order of the processes.
         """
