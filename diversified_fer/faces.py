@@ -1,37 +1,21 @@
-"""Faces in pictures: detectors, crops as the training crops were, and labels for the faces of a stream of pictures.
-
-A detector is any function from a picture, RGB (H, W, 3) uint8, to boxes (n, 4): x, y, width, height in pixels.
-
-**Margin.** FER2013 (so FER+) and AffectNet were cut out with the boxes of OpenCV's face detector. A crop here is
-therefore such a box, made square around its centre by its longer side, with margin 0. Measured on FER+ Valid (241 of
-299 faces, on which the cascade finds one): its box has 0.97 of the training crop's side (median; quartiles 0.90 and
-1.04) and the same centre to 0.01 of it. `margin` adds a share of the side on each of the four sides, for weights
-trained on wider crops.
-"""
+"""Labels for the faces of a stream of pictures, and the rows they are written as."""
 
 import csv
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
-import cv2
 import numpy as np
-from torch import Tensor
 
+from diversified_fer.classifier import Classifier
+from diversified_fer.detectors import Detector, cut_face, find_faces, make_detector, whole_picture
 from diversified_fer.media.media import Frame
-from models.classifier import ExpressionClassifier
 
-Detector = Callable[[np.ndarray], np.ndarray]
-"""From a picture, RGB (H, W, 3) uint8, to boxes (n, 4): x, y, width, height in pixels."""
-
-LONGEST_SIDE = 1280  # pixels; larger pictures are searched at this size: a cascade takes seconds for a large photo
-SMALLEST_FACE = 30  # pixels, in the picture that is searched
 PENDING_BYTES = 2**28  # pictures that wait until the network's batch is full
-YUNET = "face_detection_yunet_2023mar.onnx of the OpenCV Zoo (github.com/opencv/opencv_zoo, Apache 2.0)"
 NO_FACE, UNREADABLE = "no face", "unreadable"  # labels of rows without a face
+PLACE = ("file", "seconds", "x", "y", "width", "height")
 
 
 class LabelledFace(NamedTuple):
@@ -42,7 +26,7 @@ class LabelledFace(NamedTuple):
         crop: what the network was given, RGB (S, S, 3), uint8.
         label: name of the most probable class.
         target: its index.
-        probabilities: of every class, (K,).
+        probabilities: of every class, (K,) float32.
         branch_labels: what each branch would say.
         affect: valence and arousal in [-1, 1], of a network that has heads for them.
     """
@@ -51,9 +35,34 @@ class LabelledFace(NamedTuple):
     crop: np.ndarray
     label: str
     target: int
-    probabilities: Tensor
+    probabilities: np.ndarray
     branch_labels: tuple[str, ...]
     affect: tuple[float, ...] = ()
+
+
+def rows_of(
+    frame: Frame, faces: Sequence[LabelledFace], model: Classifier, branches: bool = False
+) -> list[dict[str, Any]]:
+    """Return a picture's faces as plain rows, or one row that says why there is none; None where a value is missing.
+
+    The columns are those of `columns_of`.
+    """
+    columns = columns_of(model, branches)
+    place = {"file": str(frame.source), "seconds": frame.seconds}
+    if not faces:
+        return [dict.fromkeys(columns) | place | {"label": UNREADABLE if frame.error else NO_FACE}]
+    rows = []
+    for face in faces:
+        numbers = [float(value) for value in (*face.probabilities, *face.affect)]
+        answers = [face.label, *numbers, *(face.branch_labels if branches else ())]
+        rows.append(place | dict(zip(columns[2:], [*face.box, *answers], strict=True)))
+    return rows
+
+
+def columns_of(model: Classifier, branches: bool = False) -> list[str]:
+    """Return the columns of a network's rows: place, label, probabilities, affect and, where asked for, branches."""
+    said = [f"branch_{number}" for number in range(1, model.num_branches + 1)] if branches else []
+    return [*PLACE, "label", *(f"probability_{label}" for label in model.labels), *model.dimensions, *said]
 
 
 class FaceTable:
@@ -61,9 +70,8 @@ class FaceTable:
 
     Args:
         file: where to write, a text file.
-        labels: the network's class names.
-        num_branches: branches whose labels are written; 0 for none.
-        dimensions: names of the further numbers of a face, "valence" and "arousal" or none.
+        model: the network.
+        branches: write what every branch says.
 
     Attributes:
         labels: rows per label.
@@ -72,146 +80,25 @@ class FaceTable:
         undrawable: files that could not be written with boxes.
     """
 
-    def __init__(self, file: TextIO, labels: Sequence[str], num_branches: int, dimensions: Sequence[str] = ()) -> None:
-        self.writer, self.num_branches = csv.writer(file, lineterminator="\n"), num_branches
+    def __init__(self, file: TextIO, model: Classifier, branches: bool = False) -> None:
+        self._writer = csv.DictWriter(file, columns_of(model, branches), lineterminator="\n")
+        self._model, self._branches = model, branches
         self.labels: Counter[str] = Counter()
         self.pictures = self.unreadable = self.undrawable = 0
-        self.answers = [f"probability_{label}" for label in labels]
-        self.answers += [*dimensions, *(f"branch_{number}" for number in range(1, num_branches + 1))]
-        self.writer.writerow(["file", "seconds", "x", "y", "width", "height", "label", *self.answers])
+        self._writer.writeheader()
 
     def add(self, frame: Frame, faces: list[LabelledFace]) -> None:
         """Write a picture's faces, or one row that says why there is none."""
         self.pictures += frame.error is None
         self.unreadable += frame.error is not None
-        place = [str(frame.source), "" if frame.seconds is None else f"{frame.seconds:.3f}"]
-        for face in faces:
-            numbers = [f"{value:.6f}" for value in (*face.probabilities.tolist(), *face.affect)]
-            said = face.branch_labels[: self.num_branches]
-            self.writer.writerow([*place, *face.box, face.label, *numbers, *said])
-            self.labels[face.label] += 1
-        if not faces:
-            label = UNREADABLE if frame.error else NO_FACE
-            self.writer.writerow([*place, "", "", "", "", label, *[""] * len(self.answers)])
-            self.labels[label] += 1
-
-
-def make_detector(detector: str | Path | Detector) -> Detector:
-    """Return a detector: "haar", "none" for pictures that are face crops already, the path of YuNet, or a function.
-
-    Raises:
-        FileNotFoundError: when the file of YuNet is missing.
-        ValueError: for any other name, and for a file that is not YuNet.
-    """
-    if callable(detector):
-        return detector
-    if detector == "haar":
-        return HaarDetector()
-    if detector == "none":
-        return whole_picture
-    if Path(detector).suffix.lower() == ".onnx":
-        return YuNetDetector(Path(detector))
-    raise ValueError(
-        f"unknown detector {str(detector)!r}; expected 'haar', 'none' (the pictures are crops of faces), or the path "
-        f"of {YUNET}"
-    )
-
-
-def whole_picture(picture: np.ndarray) -> np.ndarray:
-    """Take the picture itself for a face: the detector "none". Its crop keeps its shape, as training crops do."""
-    height, width = picture.shape[:2]
-    return np.array([(0, 0, width, height)])
-
-
-class HaarDetector:
-    """OpenCV's bundled cascade for frontal faces (Viola and Jones, CVPR 2001; Lienhart's training)."""
-
-    def __init__(self) -> None:
-        path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
-        self.cascade = cv2.CascadeClassifier(str(path))
-        if self.cascade.empty():
-            raise FileNotFoundError(f"no cascade at {path}; it comes with opencv-python 4: install requirements.txt")
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Find frontal faces of 30 pixels or more, in a picture shrunk to 1280 pixels where it is larger."""
-        small, scale = _shrink(picture)
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-        boxes = self.cascade.detectMultiScale(
-            grey, scaleFactor=1.1, minNeighbors=5, minSize=(SMALLEST_FACE, SMALLEST_FACE)
-        )
-        return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) / scale
-
-
-class YuNetDetector:
-    """YuNet (Wu, Peng, Yu, "YuNet: a tiny millisecond-level face detector", 2023), from its ONNX file."""
-
-    def __init__(self, path: Path, threshold: float = 0.8) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"no file at {path.absolute()}; expected {YUNET}")
-        try:
-            self.network = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold)
-            self(np.zeros((320, 320, 3), dtype=np.uint8))
-        except cv2.error as error:
-            raise ValueError(f"{path} is not a YuNet that OpenCV can run ({error.err}); expected {YUNET}") from error
-
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Find faces, turned ones too, in a picture shrunk to 1280 pixels where it is larger."""
-        small, scale = _shrink(picture)
-        self.network.setInputSize(small.shape[1::-1])
-        _, found = self.network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        return np.zeros((0, 4)) if found is None else found[:, :4].astype(np.float64) / scale
-
-
-def _shrink(picture: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return a picture of at most `LONGEST_SIDE` pixels, and its size as a share of the original's."""
-    scale = min(1.0, LONGEST_SIDE / max(picture.shape[:2]))
-    if scale == 1:
-        return picture, scale
-    size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA), scale
-
-
-def find_faces(picture: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return the boxes (n, 4) of all faces in whole pixels, from left to right, then from top to bottom.
-
-    Raises:
-        ValueError: when the detector returns anything but boxes that meet the picture.
-    """
-    boxes = np.asarray(detector(picture), dtype=np.float64)
-    if boxes.size == 0:
-        return np.zeros((0, 4), dtype=np.int64)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise ValueError(
-            f"the detector returned an array of shape {boxes.shape}; expected finite boxes (n, 4): x, y, width, height"
-        )
-    corners = np.floor(np.hstack((boxes[:, :2], boxes[:, :2] + boxes[:, 2:])) + 0.5).astype(np.int64)
-    height, width = picture.shape[:2]
-    for left, top, right, bottom in corners.tolist():
-        if left >= right or top >= bottom or left >= width or top >= height or right <= 0 or bottom <= 0:
-            raise ValueError(
-                f"the detector returned the box x {left}, y {top}, width {right - left}, height {bottom - top}, which "
-                f"is empty or outside of the picture ({width} x {height}); expected x, y, width, height in pixels"
-            )
-    boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2]))
-    return boxes[np.lexsort((boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0]))]
-
-
-def cut_face(picture: np.ndarray, box: Iterable[int], margin: float = 0.0) -> np.ndarray:
-    """Cut a square around the centre of a box (x, y, width, height) out of a picture, RGB (S, S, 3), uint8.
-
-    S is the box's longer side and `margin` times that side more on each side. What lies outside of the picture
-    repeats the pixels at its border.
-    """
-    x, y, width, height = box
-    side = max(1, round(max(width, height) * (1 + 2 * margin)))
-    left, top = math.floor(x + (width - side) / 2 + 0.5), math.floor(y + (height - side) / 2 + 0.5)
-    rows = np.clip(np.arange(top, top + side), 0, picture.shape[0] - 1)
-    columns = np.clip(np.arange(left, left + side), 0, picture.shape[1] - 1)
-    return picture[rows[:, None], columns]
+        for row in rows_of(frame, faces, self._model, self._branches):
+            self.labels[row["label"]] += 1
+            digits = {name: 3 if name == "seconds" else 6 for name, value in row.items() if isinstance(value, float)}
+            self._writer.writerow(row | {name: f"{row[name]:.{number}f}" for name, number in digits.items()})
 
 
 def label_faces(
-    model: ExpressionClassifier,
+    model: Classifier,
     frames: Iterable[Frame],
     detector: str | Path | Detector = "haar",
     margin: float = 0.0,
@@ -220,7 +107,7 @@ def label_faces(
     """Find and label all faces of a stream of pictures; faces of several pictures share the network's batches.
 
     Args:
-        model: from `load_model`.
+        model: an `OnnxClassifier`, or a network from `models.load_model`.
         frames: pictures, from `media.media.read_media` or made as `Frame(picture)`; few are held at a time.
         detector: as in `make_detector`.
         margin: as in `cut_face`; 0 is that of the training crops.
@@ -240,7 +127,7 @@ def label_faces(
 
 
 def _stream(
-    model: ExpressionClassifier, frames: Iterable[Frame], detector: Detector, margin: float, batch_size: int
+    model: Classifier, frames: Iterable[Frame], detector: Detector, margin: float, batch_size: int
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
     pending: list[tuple[Frame, list[tuple[int, ...]]]] = []  # with the boxes
     crops: list[np.ndarray] = []  # of all their boxes
@@ -263,21 +150,24 @@ def _stream(
 
 
 def _label(
-    model: ExpressionClassifier,
-    pending: list[tuple[Frame, list[tuple[int, ...]]]],
-    crops: list[np.ndarray],
-    batch_size: int,
+    model: Classifier, pending: list[tuple[Frame, list[tuple[int, ...]]]], crops: list[np.ndarray], batch_size: int
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
-    faces = []
+    faces: Iterator[LabelledFace] = iter(())
     if crops:
-        branch_logits = model.predict_branches(crops, batch_size).cpu()  # (B, N, K)
-        choices = branch_logits.argmax(dim=2).T.tolist()  # (N, B)
-        affect = model.mean_affect(branch_logits).tolist() if model.predicts_affect else [()] * len(crops)
         boxes = [box for _, found in pending for box in found]
-        answers = zip(boxes, crops, model.combine(branch_logits), choices, affect, strict=True)
-        for box, crop, probabilities, choice, numbers in answers:
-            target, said = int(probabilities.argmax()), tuple(model.labels[of_branch] for of_branch in choice)
-            faces.append(LabelledFace(box, crop, model.labels[target], target, probabilities, said, tuple(numbers)))
-    faces = iter(faces)
+        answers = zip(boxes, crops, *model.score(crops, batch_size), strict=True)
+        faces = (_labelled(model.labels, *answer) for answer in answers)
     for frame, found in pending:
         yield frame, list(islice(faces, len(found)))
+
+
+def _labelled(
+    labels: Sequence[str],
+    box: tuple[int, int, int, int],
+    crop: np.ndarray,
+    probabilities: np.ndarray,
+    branches: np.ndarray,
+    affect: np.ndarray,
+) -> LabelledFace:
+    target, said = int(probabilities.argmax()), tuple(labels[choice] for choice in branches)
+    return LabelledFace(box, crop, labels[target], target, probabilities, said, tuple(affect.tolist()))

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from diversified_fer.classifier import DIMENSIONS, Scores
+
 FaceInput: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
 """One face or many, see `as_faces`."""
 
@@ -93,6 +95,16 @@ class ExpressionClassifier(nn.Module):
         """Whether the network also has heads for valence and arousal, see `models.esr.ESR.mean_affect`."""
         return bool(self.arguments.get("affect"))
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of the further numbers that the network predicts: "valence" and "arousal", or none."""
+        return DIMENSIONS if self.predicts_affect else ()
+
+    @property
+    def num_branches(self) -> int:
+        """How many branches score the classes."""
+        return len(self.branch_names)
+
     def normalize(self, images: Tensor) -> Tensor:
         """Turn pictures (N, 3, H, W), RGB, uint8 or float in [0, 1], into what the first convolution expects."""
         if images.dtype == torch.uint8:
@@ -176,6 +188,21 @@ class ExpressionClassifier(nn.Module):
         finally:
             self.train(was_training)
         return torch.cat(scores, dim=1)
+
+    def score(self, faces: Sequence[np.ndarray], batch_size: int = 32, flip: bool = False) -> Scores:
+        """Score crops of faces, RGB (H, W, 3) uint8 of any size, for `diversified_fer.faces.label_faces`.
+
+        Args:
+            faces: N of them.
+            batch_size: faces in the network at a time.
+            flip: score each face and its mirror image, and average the scores of every branch.
+        """
+        views = [faces, [np.ascontiguousarray(face[:, ::-1]) for face in faces]] if flip else [faces]
+        scores = [self.predict_branches(list(view), batch_size) for view in views]
+        probabilities = torch.stack([self.combine(logits) for logits in scores]).mean(dim=0)
+        logits = torch.stack(scores).mean(dim=0)
+        affect = self.mean_affect(logits) if self.predicts_affect else logits.new_zeros(len(faces), 0)
+        return Scores(*(tensor.cpu().numpy() for tensor in (probabilities, logits.argmax(dim=2).T, affect)))
 
     def predict(self, images: FaceInput, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
         """Return the probability of every class, (N, K), for faces as in `predict_branches`; N is 1 for a single one.

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import predict
-from diversified_fer.faces import cut_face, find_faces, label_faces, make_detector
+from diversified_fer.detectors import cut_face, find_faces, make_detector
+from diversified_fer.faces import label_faces
 from diversified_fer.media.media import (
     Frame,
     MediaError,

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diversified_fer.classifier import DIMENSIONS
 from diversified_fer.writing import write_json
 from models.esr import ESR
 from utils.ubootstrap import Interval, percentile_interval, resample_faces
@@ -15,7 +16,6 @@ from utils.uhardware import Hardware
 from utils.upipeline import FaceLoader
 from utils.utrain import show_progress
 
-DIMENSIONS = ("valence", "arousal")
 AFFECT_STAGE = 1000  # number of the stage that trains both, after those of all branches
 MEASURES = ("rmse", "concordance", "sign_agreement")
 

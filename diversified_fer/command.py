@@ -1,0 +1,204 @@
+"""Labels the faces in photos, folders, videos or a webcam from the command line; also behind predict.py.
+
+Run:  diversified-fer photo.jpg folder video.mp4 '*.png' --annotate
+      diversified-fer --webcam 0
+      diversified-fer faces --detector none --network face.onnx
+Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, label,
+probability of each class, valence and arousal where the network has them; with --branches what each branch says), and
+a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate): the pictures and videos
+with boxes and labels. A file appears when it is complete.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from os.path import normpath
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from diversified_fer.classifier import SHIPPED, Classifier, OnnxClassifier
+from diversified_fer.console import one_line_errors
+from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
+from diversified_fer.media.inputs import describe_left_out, list_media
+from diversified_fer.media.media import (
+    VIDEO_SUFFIXES,
+    Frame,
+    LiveWindow,
+    MediaError,
+    VideoFile,
+    annotate,
+    annotated_path,
+    read_media,
+    stream_webcam,
+    write_picture,
+)
+from diversified_fer.media.output import naming, plan_places
+from diversified_fer.writing import replacing
+
+FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
+INTERRUPTED = "interrupted; no predictions.csv was written"
+
+Explain = Callable[[Frame, list[LabelledFace], Path], None]
+"""Writes pictures that explain the labels of a frame's faces, to names that begin with a path."""
+
+
+@dataclass
+class Labelling:
+    """What to label, and what to write."""
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # photos, videos, and folders of them
+    webcam: int | None = None  # number of a webcam, in place of inputs; q, Esc or Ctrl-C ends it
+    detector: str = "haar"  # "haar", the path of YuNet's .onnx file, or "none" for pictures that are crops of faces
+    margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops
+    every: int = 1  # look at every n-th picture of a video or webcam
+    branches: bool = False  # write what each branch says into the table
+    annotate: bool = False  # write pictures and videos with boxes and labels
+    window: bool = True  # show the webcam's pictures
+    output: Path = Path("predictions")  # folder for the results
+    batch_size: int = 32  # faces in the network at a time
+
+
+@dataclass
+class Command(Labelling):
+    """What to label, with which network, and what to write."""
+
+    network: Path = SHIPPED  # .onnx file that models.export wrote; default: the one that comes with the package
+
+
+def draw(frame: Frame, faces: list[LabelledFace]) -> np.ndarray:
+    """Return the picture with a box and a label at every face."""
+    captions = [f"{face.label} {100 * float(face.probabilities[face.target]):.0f} %" for face in faces]
+    return annotate(frame.picture, [face.box for face in faces], captions, [face.target for face in faces])
+
+
+def write_results(
+    wanted: Labelling,
+    labelled: Iterator[tuple[Frame, list[LabelledFace]]],
+    paths: list[Path],
+    table: FaceTable,
+    dimensions: Sequence[str],
+    explain: Explain | None,
+) -> None:
+    """Write what was asked for, source by source, as the pictures come."""
+    photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
+    live, talkative = wanted.webcam is not None, photos and len(paths) <= FEW_PHOTOS
+    window = None
+    whole = [Path(normpath(path.absolute())) for path in paths]  # without "..": results never leave their folder
+    places = dict(zip(paths, plan_places(whole), strict=True))
+    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
+    for source, group in groupby(labelled, key=lambda pair: pair[0].source):
+        inner = places.get(source, Path(source))
+        drawable = True
+        with VideoFile(annotated_path(wanted.output / "annotated" / inner, is_video=True)) as video:
+            try:
+                for frame, faces in group:
+                    table.add(frame, faces)
+                    progress.update()
+                    if frame.error:
+                        tqdm.write(f"{UNREADABLE}: {frame.error}", sys.stderr)
+                        continue
+                    if frame.note:
+                        tqdm.write(f"{source}: {frame.note}", sys.stderr)
+                    if talkative and frame.rate is None:
+                        print(*describe_faces(frame, faces, dimensions), sep="\n")
+                    if explain is not None and faces:
+                        explain(frame, faces, wanted.output / "explained" / inner)
+                    try:
+                        if wanted.annotate and frame.rate is None:
+                            path = annotated_path(wanted.output / "annotated" / inner, is_video=False)
+                            write_picture(draw(frame, faces), path)
+                        elif wanted.annotate and drawable:
+                            video.write(draw(frame, faces), frame.seconds, frame.rate)
+                    except MediaError as error:  # of this file alone: the table goes on
+                        drawable = False
+                        table.undrawable += 1
+                        tqdm.write(f"not annotated: {error}", sys.stderr)
+                    if live and wanted.window:
+                        window = window or LiveWindow("Faces (q ends)")
+                        if not window.show(draw(frame, faces)):
+                            return
+            except KeyboardInterrupt:
+                if not live:
+                    raise
+                return
+    progress.close()
+
+
+def describe_faces(frame: Frame, faces: list[LabelledFace], dimensions: Sequence[str]) -> Iterator[str]:
+    """Say in a line per face what was found in a photo."""
+    for face in faces:
+        x, y, width, height = face.box
+        probability = float(face.probabilities[face.target])
+        affect = "".join(f", {name} {value:+.2f}" for name, value in zip(dimensions, face.affect, strict=True))
+        yield f"{frame.source}: {face.label} ({probability:.0%}){affect}, box x {x}, y {y}, {width} x {height}"
+    if not faces:
+        yield f"{frame.source}: {NO_FACE}"
+
+
+def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Explain | None = None) -> None:
+    """Find the pictures, label their faces, and say how many and how fast.
+
+    Args:
+        wanted: what to label and to write.
+        load: gives the network; called once it is known that there is something to label.
+        explain: called for every picture with faces.
+    """
+    if bool(wanted.inputs) == (wanted.webcam is not None):
+        raise ValueError("name photos, videos or folders, or a webcam with --webcam 0: one of the two")
+    if wanted.every < 1:
+        raise ValueError(f"every is {wanted.every}; expected 1 for every picture, 2 for every second one, ...")
+    results = [wanted.output / "annotated", wanted.output / "explained"]
+    media = list_media(wanted.inputs, exclude=results)
+    paths = media.files
+    try:
+        wanted.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{wanted.output} cannot be made a folder for results ({error.strerror}); name another with --output"
+        ) from error
+    model = load()
+    live = wanted.webcam is not None
+    frames = stream_webcam(wanted.webcam, wanted.every) if live else read_media(paths, wanted.every)
+    batch_size = 1 if live else wanted.batch_size  # a webcam is answered at once
+    labelled = label_faces(model, frames, wanted.detector, wanted.margin, batch_size)
+    began = time.perf_counter()
+    place = wanted.output / "predictions.csv"
+    with naming(place):
+        place.unlink(missing_ok=True)  # of an earlier run
+        with replacing(place) as temporary, temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file:
+            table = FaceTable(file, model, wanted.branches)
+            write_results(wanted, labelled, paths, table, model.dimensions, explain)
+    seconds = time.perf_counter() - began
+    faces = sum(table.labels[label] for label in model.labels)
+    found = ", ".join(f"{label} {table.labels[label]:,}" for label in model.labels if table.labels[label])
+    print(
+        f"{table.pictures:,} pictures, {faces:,} faces{f' ({found})' if found else ''}, "
+        f"{table.labels[NO_FACE]:,} pictures without a face, {table.unreadable:,} files unreadable; "
+        f"{seconds:.1f} s, {table.pictures / seconds:.1f} pictures/s"
+    )
+    if media.left_out:
+        print(f"left out: {describe_left_out(media.left_out)}")
+    asked = {"predictions.csv": True, "annotated": wanted.annotate, "explained": explain is not None}
+    written = [name for name, is_asked in asked.items() if is_asked and (wanted.output / name).exists()]
+    print(f"wrote {wanted.output}: {', '.join(written)}")
+    if table.undrawable:
+        print(f"{table.undrawable:,} files could not be annotated, see above; their rows are in the table")
+    if not table.pictures:
+        raise ValueError(f"none of the {table.unreadable:,} files could be read")
+
+
+def main() -> None:
+    """Run the console command."""
+    with one_line_errors(INTERRUPTED):
+        wanted = tyro.cli(Command)
+        label_media(wanted, lambda: OnnxClassifier(wanted.network))
+
+
+if __name__ == "__main__":
+    main()
