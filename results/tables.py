@@ -191,8 +191,8 @@ Shares in percent, mean ± standard deviation over the seeds. Without copies: wi
 whose pixels a training picture has, and the {copies.alike.sum():,} that look like one. Difference: accuracy minus that
 of `{BASELINE}` (MA-Net: of `manet`), paired by face and seed, with its 95 % interval over faces and seeds. Distance,
 correlation and disagreement have a fixed scale (docs/training.md). Mean similarity, and the norm of the terms'
-gradient: mean over the terms and the epochs of training. `{INDEPENDENT}`: {MEMBERS} networks of one branch
-(`{SINGLE}`), trained apart, averaged.
+gradient: mean over the terms and the epochs of training; the similarity depends on gamma. `{INDEPENDENT}`: {MEMBERS}
+networks of one branch (`{SINGLE}`), trained apart, averaged.
 
 {table(found, copies)}
 

@@ -234,7 +234,7 @@ def test_two_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     kept = study.runs / "bagging_0"
     names = {"metrics.json", "variables.json", "history.csv", "predictions.npz", "run.json"}
     assert {path.name for path in kept.iterdir()} == names
-    assert json.loads((kept / "variables.json").read_text())["bagging"] is True
+    assert json.loads((kept / "variables.json").read_text("utf-8"))["bagging"] is True
     assert not (tmp_path / "work" / "bagging_0").exists()
     driver.main(study)
     assert "2 of 2 runs are finished" in capsys.readouterr().out
@@ -242,8 +242,8 @@ def test_two_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="begun by another command"):
         driver.main(study)
     tables.write_report(study.runs, study.seeds, ["attention", "bagging"])
-    text = (tmp_path / "results" / "tables.md").read_text()
-    accuracy = json.loads((kept / "metrics.json").read_text())["last"]["accuracy"]
+    text = (tmp_path / "results" / "tables.md").read_text("utf-8")
+    accuracy = json.loads((kept / "metrics.json").read_text("utf-8"))["last"]["accuracy"]
     assert f"| {100 * accuracy:.2f} |" in next(line for line in text.splitlines() if line.startswith("| bagging"))
     for name in ("similarity", "disagreement", "gain"):
         assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
