@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,12 @@ import numpy as np
 
 from diversified_fer.folder import folders_in, list_files, one_named
 from diversified_fer.media.picture import PHOTO_SUFFIXES
-from utils.preparing.table import BadRow, Table, printable
+from models.classifier import EMOTIONS
+from utils.preparing.table import BadRow, Table, cells_or_none, printable
 
-EXPRESSIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt",
-               "None", "Uncertain", "No-Face")  # fmt: skip
+EXPRESSIONS = (*EMOTIONS, "None", "Uncertain", "No-Face")
 COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks",
            "expression", "valence", "arousal")  # fmt: skip
-NEEDED_COLUMNS = tuple(name for name in COLUMNS if name != "facial_landmarks")
 FIRST_LAYOUT = (
     "first release: Manually_Annotated_*/ and Automatically_Annotated_*/ with the photographs, and training.csv, "
     "validation.csv, automatically_annotated.csv"
@@ -86,14 +84,14 @@ class FirstRelease:
         return len(self.table)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return zip(count(), self.table, strict=False)
+        return enumerate(self.table)
 
     def file_name(self, line: str) -> str:
         """Return the picture's name as it is annotated; the first cell of a malformed row."""
         try:
             return self.table.parse(line)["subDirectory_filePath"]
         except BadRow:
-            return self.table.first_cell(line)
+            return next(iter(cells_or_none(line, self.table.separator)), "").strip()
 
     def parse(self, line: str) -> FaceRow:
         """Return the face of a row; raises BadRow."""
@@ -139,17 +137,18 @@ class FirstRelease:
         """Put the folder that holds the first photograph found before the others; FileNotFoundError without any."""
         reason = ""
         for number, line in self:
+            file = ""
             try:
-                file = ""
-                path = self.find(file := self.parse(line).file)
+                file = self.parse(line).file
+                path = self.find(file)
             except BadRow as error:
                 reason = reason or f" (row {number}: {error}{self._nearest(file)})"
             else:
-                self.folders = sorted(self.folders, key=lambda folder, path=path: not path.is_relative_to(folder))
+                self.folders.sort(key=lambda folder, path=path: not path.is_relative_to(folder))
                 return
         raise FileNotFoundError(
             f"{self.table.path} has {len(self):,} rows, but none whose photograph is there{reason}. Looked in "
-            f"{', '.join(str(folder) for folder in self.folders)}. Expected the {FIRST_LAYOUT}. {WHERE}"
+            f"{', '.join(map(str, self.folders))}. Expected the {FIRST_LAYOUT}. {WHERE}"
         )
 
     def _nearest(self, file: str) -> str:
@@ -157,15 +156,15 @@ class FirstRelease:
         if not file:
             return ""
         path = self.folders[0] / file.replace("\\", "/")
+        looked = f"; looked for {printable(str(path), 300)}"
         try:
-            existing = next((parent for parent in path.parents if parent.is_dir()), None)
-            found = next((entry.name for entry in sorted(existing.iterdir())), None) if existing else None
-        except OSError:  # a part of the path is longer than any name
-            existing = None
-        if existing is None:
-            return f"; looked for {printable(str(path), 300)}"
-        inside = f"holds {printable(found)}, for instance" if found else "is empty"
-        return f"; looked for {printable(str(path), 300)}, of which {existing} is there and {inside}"
+            existing = next(parent for parent in path.parents if parent.is_dir())
+            found = min(entry.name for entry in existing.iterdir())
+        except (OSError, StopIteration):  # a part of the path is longer than any name
+            return looked
+        except ValueError:
+            return f"{looked}, of which {existing} is there and is empty"
+        return f"{looked}, of which {existing} is there and holds {printable(found)}, for instance"
 
 
 class CurrentRelease:
@@ -223,8 +222,7 @@ class CurrentRelease:
 
     def file_name(self, number: int) -> str:
         """Return the picture's name."""
-        released = f"{number}.jpg"
-        return self.others[released][0] if released in self.others else released
+        return self.others.get(f"{number}.jpg", [f"{number}.jpg"])[0]
 
     def parse(self, number: int) -> FaceRow:
         """Return face N; raises BadRow."""
@@ -259,9 +257,7 @@ class CurrentRelease:
             raise BadRow(f"{name} holds a Python object (pickled), which is never opened; re-save it as a plain number")
         try:
             return np.load(BytesIO(data), allow_pickle=False).item()
-        except (
-            Exception
-        ):  # for a damaged header NumPy raises nearly anything: TokenError, SyntaxError, MemoryError, ...
+        except Exception:  # a damaged header raises nearly anything: TokenError, SyntaxError, MemoryError, ...
             raise BadRow(f"{name} holds no single value") from None
 
 
@@ -300,55 +296,50 @@ def find_affect_net(images: Path, annotations: Path, set_index: int) -> FirstRel
     split = RELEASED_SETS[set_index]
     table = _find_table(annotations, split)
     if table is not None:
-        release = FirstRelease(Table(table, NEEDED_COLUMNS, COLUMNS), _photograph_folders(images, split))
+        needed = tuple(name for name in COLUMNS if name != "facial_landmarks")
+        release = FirstRelease(Table(table, needed, COLUMNS), _photograph_folders(images, split))
         release.look_first_where_the_first_photograph_is()
         return release
-    if split.faces is None:
-        if any(
-            (root / name / "images").is_dir() for root in (images, images.parent) for name in ("train_set", "val_set")
-        ):
-            raise ValueError(
-                f"{images} is AffectNet's current release, which has no automatically annotated set (set_index 0); "
-                "use set_index 1 (training) or 2 (validation)"
-            )
-        raise _not_found(images, annotations, split, [])
-    pictures = _set_folders(images, split.faces, "images")
-    labels = _set_folders(annotations, split.faces, "annotations")
-    found = [next((folder for folder in folders if folder.is_dir()), None) for folders in (pictures, labels)]
-    if found[0] is None or found[1] is None:
-        raise _not_found(images, annotations, split, pictures + labels)
-    return CurrentRelease(found[0], found[1])
+    pictures = _set_folders(images, split.faces, "images") if split.faces else []
+    labels = _set_folders(annotations, split.faces, "annotations") if split.faces else []
+    found = [next(filter(Path.is_dir, folders), None) for folders in (pictures, labels)]
+    if found[0] and found[1]:
+        return CurrentRelease(found[0], found[1])
+    current = (root / name / "images" for root in (images, images.parent) for name in ("train_set", "val_set"))
+    if split.faces is None and any(folder.is_dir() for folder in current):
+        raise ValueError(
+            f"{images} is AffectNet's current release, which has no automatically annotated set (set_index 0); "
+            "use set_index 1 (training) or 2 (validation)"
+        )
+    looked_at = dict.fromkeys([*(annotations / name for name in split.tables), *pictures, *labels])
+    absent = ", ".join(str(path) for path in dict.fromkeys((images, annotations)) if not path.exists())
+    raise FileNotFoundError(
+        f"AffectNet's {split.destination} is not there{f' ({absent} does not exist)' if absent else ''}. Looked at "
+        f"{', '.join(map(str, looked_at))}. Expected the {FIRST_LAYOUT}; or the {CURRENT_LAYOUT}. {WHERE}"
+    )
 
 
 def _find_table(annotations: Path, split: ReleasedSet) -> Path | None:
     """Return the set's table: the path itself, or one of its known names in the folder or a `*file_list*` in it."""
-    if annotations.is_file():
-        return annotations
     if not annotations.is_dir():
-        return None
+        return annotations if annotations.is_file() else None
     lists = [path for path in folders_in(annotations) if "file_list" in path.name.lower()]
-    for folder in (annotations, *lists):
-        by_name = {path.name.lower(): path for path in list_files(folder, {".csv"}, depth=0).files}
-        for name in split.tables:
-            if name in by_name:
-                return by_name[name]
-    return None
+    tables = (one_named(folder, name) for folder in (annotations, *lists) for name in split.tables)
+    return next(filter(Path.is_file, tables), None)
 
 
 def _photograph_folders(images: Path, split: ReleasedSet) -> list[Path]:
     """Return the folders that may hold the set's photographs; the archives unpack into folders of the same name."""
 
     def inside(folder: Path) -> list[Path]:
-        if not folder.is_dir():
-            return []
         return [path for path in folders_in(folder) if path.name.lower().startswith(split.photographs)]
 
-    outer = inside(images)
+    outer = inside(images) if images.is_dir() else []
     return [nested for folder in outer for nested in inside(folder)] + outer + [images]
 
 
 def _set_folders(root: Path, name: str, kind: str) -> list[Path]:
-    """Return where a set's pictures or labels may lie: in the release, in the set's folder, or in `root` itself."""
+    """Return where a set's pictures or labels may be: in the release, in the set's folder, or in `root` itself."""
     folders = [one_named(one_named(root, name), kind)]
     absolute = root.absolute()
     other = {"train_set", "val_set"} - {name}
@@ -357,13 +348,3 @@ def _set_folders(root: Path, name: str, kind: str) -> list[Path]:
     if absolute.name == kind and absolute.parent.name not in other:
         folders.append(root)
     return folders
-
-
-def _not_found(images: Path, annotations: Path, split: ReleasedSet, folders: list[Path]) -> FileNotFoundError:
-    looked_at = [annotations / name for name in split.tables] + folders
-    absent = ", ".join(str(path) for path in dict.fromkeys((images, annotations)) if not path.exists())
-    return FileNotFoundError(
-        f"AffectNet's {split.destination} is not there{f' ({absent} does not exist)' if absent else ''}. Looked at "
-        f"{', '.join(str(path) for path in dict.fromkeys(looked_at))}. Expected the {FIRST_LAYOUT}; or the "
-        f"{CURRENT_LAYOUT}. {WHERE}"
-    )

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.preparing.table import BadRow, DatasetError, Table, cells_or_none, printable, separator_of, text_lines
+from utils.preparing.table import (
+    BadRow,
+    DatasetError,
+    Table,
+    cells_or_none,
+    note_line,
+    printable,
+    separator_of,
+    text_lines,
+)
 
 FER_SIZE = 48  # pixels along each side of a FER2013 face
 FER_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
@@ -130,12 +139,7 @@ def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
         if not name:
             unnamed += 1
             continue
-        if name in names:
-            raise DatasetError(
-                f"{label_file}, line {number}: {printable(name)} stands on line {names[name]} already; expected a row "
-                "per picture: restore the file, or remove the rows that come twice"
-            )
-        names[name] = number
+        note_line(names, name, label_file, number, name)
         votes.append(list(map(float, counts)))
     if not names:
         raise DatasetError(f"{label_file} is empty; expected a row per picture: name, box and ten vote counts")

@@ -6,7 +6,7 @@ from pathlib import Path
 from diversified_fer.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
 from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.layout import find_listed, list_pictures, missing, no_pictures
-from utils.preparing.table import DatasetError, cells_or_none, printable, separator_of, text_lines
+from utils.preparing.table import DatasetError, cells_or_none, note_line, printable, separator_of, text_lines
 
 # Surprise, Fear, Disgust, Happiness, Sadness, Anger, Neutral
 RAFDB_TO_EMOTIONS = {1: 3, 2: 4, 3: 5, 4: 1, 5: 2, 6: 6, 7: 0}
@@ -36,12 +36,7 @@ def read_list(list_file: Path, folder: Path, split: str, found: Listing) -> tupl
                 f"{list_file}, line {number}: {printable(line)!r}; expected a name and a label from 1 to 7"
             )
         aligned = Path(name).stem.removesuffix("_aligned") + "_aligned.jpg"
-        if aligned in lines:
-            raise DatasetError(
-                f"{list_file}, line {number}: {printable(name)} stands on line {lines[aligned]} already; expected a "
-                "row per picture: restore the file, or remove the rows that come twice"
-            )
-        lines[aligned] = number
+        note_line(lines, aligned, list_file, number, name)
         labels.append(RAFDB_TO_EMOTIONS[int(rest[0])])
     if not lines:
         raise DatasetError(f"{list_file} lists no picture whose name begins with {split}_")

@@ -79,19 +79,12 @@ def _kind_of(head: bytes, wanted: str) -> str:
 
 
 def _by_nuls(head: bytes) -> str | None:
-    """Return the encoding of a text in UTF-16 or UTF-32 without a mark, whose ASCII letters have NULs in fixed places.
-
-    None for others.
-    """
+    """Return the encoding of a text in UTF-16 or UTF-32 without a mark, whose ASCII letters have NULs between them."""
     if len(head) < 8:
         return None
-    shares = [head[place::4].count(0) / len(head[place::4]) for place in range(4)]
-    high, low = 0.7, 0.05
-    for encoding, places in (("utf-32-le", (1, 2, 3)), ("utf-32-be", (0, 1, 2)), ("utf-16-le", (1, 3)),
-                             ("utf-16-be", (0, 2))):  # fmt: skip
-        if all((share > high) if place in places else (share < low) for place, share in enumerate(shares)):
-            return encoding
-    return None
+    shares = [head[offset::4].count(0) / len(head[offset::4]) for offset in range(4)]
+    pattern = "".join("0" if share > 0.7 else "x" if share < 0.05 else "?" for share in shares)
+    return {"x000": "utf-32-le", "000x": "utf-32-be", "x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(pattern)
 
 
 def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
@@ -137,6 +130,16 @@ def separator_of(line: str, fits: Callable[[list[str]], bool]) -> str:
     return next((separator for separator in SEPARATORS if fits(cells_or_none(line, separator))), ",")
 
 
+def note_line(lines: dict[str, int], key: str, path: Path, number: int, name: str) -> None:
+    """Note on which line of a list a picture is; raises DatasetError when it is on another already."""
+    if key in lines:
+        raise DatasetError(
+            f"{path}, line {number}: {printable(name)} stands on line {lines[key]} already; expected a row per "
+            "picture: restore the file, or remove the rows that come twice"
+        )
+    lines[key] = number
+
+
 class Table:
     """A table with a cell per column, read line by line so that neither its size nor a stray quotation mark does harm.
 
@@ -162,7 +165,11 @@ class Table:
         for _, line in text_lines(path, self.wanted):
             first = first or line
             lines += 1
-        self.sha256 = _digest(path)
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        self.sha256 = digest.hexdigest()
         needed = {name.lower() for name in columns}
         self.separator = separator_of(first, lambda cells: needed <= set(_names(cells)) or len(cells) == len(
             default_columns))  # fmt: skip
@@ -207,21 +214,9 @@ class Table:
             raise BadRow(f"the row has {len(cells)} columns instead of {self.num_columns}")
         return {name: cells[position].strip() for name, position in self.positions.items()}
 
-    def first_cell(self, line: str) -> str:
-        """Return a row's first cell, however malformed the row is, to name it in `errors.csv`."""
-        return next(iter(cells_or_none(line, self.separator)), "").strip()
-
 
 def _names(cells: list[str]) -> list[str]:
     return [cell.strip().lower() for cell in cells]
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_number(text: str) -> bool:
