@@ -104,14 +104,19 @@ def pre_process_affect_net(
     stamp = {"annotations": release.name, "image_size": image_size, "rows": len(release), "sha256": release.sha256}
     _claim(folder, stamp, "*/[0-9]*.jpg", [folder, *folder.glob("*")])
 
-    keep_freed_memory()
-    num_workers = num_workers or _usable_cores()
+    title = f"AffectNet {folder.name}, set_index {set_index}"
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    num_workers = num_workers or len(usable)
     jobs = ((release, number, row, folder, image_size) for number, row in release)
-    with _one_opencv_thread(), ThreadPoolExecutor(num_workers) as executor:
-        outcomes = _in_order(executor, _write_face, jobs, ROWS_AHEAD * num_workers)
-        return _record(
-            outcomes, folder, len(release), EXPRESSIONS, f"AffectNet {folder.name}, set_index {set_index}", True
-        )
+    keep_freed_memory()
+    num_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # every core has a picture of its own
+    try:
+        with ThreadPoolExecutor(num_workers) as executor:
+            outcomes = _in_order(executor, _write_face, jobs, ROWS_AHEAD * num_workers)
+            return _record(outcomes, folder, len(release), EXPRESSIONS, title, with_sources=True)
+    finally:
+        cv2.setNumThreads(num_threads)
 
 
 def _write_face(
@@ -213,8 +218,7 @@ def _claim(folder: Path, stamp: dict[str, Any], pictures: str, folders: Iterable
             "changed: choose another destination, or remove that folder"
         )
     for directory in folders:
-        if directory.is_dir():
-            remove_unfinished(directory)
+        remove_unfinished(directory)
     _write(stamp_file, text.encode())
 
 
@@ -227,25 +231,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _is_written(path: Path) -> bool:
     """Whether a file is there; renaming makes files whole, but a machine that lost power may leave empty ones."""
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV from splitting each picture between threads while every core has a picture of its own."""
-    num_threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(num_threads)
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _in_order(
@@ -288,19 +274,15 @@ def _record(
                 counts[outcome.group] += 1
                 if sources:
                     sources.writerow([outcome.row, outcome.file])
-    result = Preprocessed(folder, num_rows, written, sum(counts.values()) - written, num_errors, counts)
-    if not sum(counts.values()):
+    used = sum(counts.values())
+    if not used:
         raise DatasetError(
             f"{title}: 0 of {num_rows:,} rows could be used ({first or 'none names a picture'}); see {folder / ERRORS}"
         )
     print(f"{title} -> {folder}")
-    print(
-        f"  {num_rows:,} rows: {written:,} written, {result.already_there:,} already there, {num_errors:,} unusable",
-        end="",
-    )
-    print(f" (see {folder / ERRORS})" if num_errors else "")
-    left_out = num_rows - sum(counts.values()) - num_errors
-    if left_out:
-        print(f"  {left_out:,} rows name no picture and are left out")
+    see = f" (see {folder / ERRORS})" if num_errors else ""
+    print(f"  {num_rows:,} rows: {written:,} written, {used - written:,} already there, {num_errors:,} unusable{see}")
+    if num_rows > used + num_errors:
+        print(f"  {num_rows - used - num_errors:,} rows name no picture and are left out")
     print("  " + ", ".join(f"{group} {count:,}" for group, count in counts.items() if count))
-    return result
+    return Preprocessed(folder, num_rows, written, used - written, num_errors, counts)
