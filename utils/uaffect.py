@@ -17,7 +17,7 @@ from utils.utrain import show_progress
 
 DIMENSIONS = ("valence", "arousal")
 AFFECT_STAGE = 1000  # number of the stage that trains both, after those of all branches
-MEASURES = {"rmse": "RMSE", "concordance": "concordance", "sign_agreement": "sign agreement"}
+MEASURES = ("rmse", "concordance", "sign_agreement")
 
 
 @dataclass(frozen=True)

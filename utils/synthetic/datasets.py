@@ -19,17 +19,16 @@ import numpy as np
 from PIL import Image
 
 from diversified_fer.writing import replacing
+from utils.preparing.annotations import COLUMNS
+from utils.preparing.ferplus import FERPLUS_VOTES_TO_EMOTIONS
+from utils.preparing.rafdb import RAFDB_TO_EMOTIONS
 from utils.synthetic.faces import OCCLUSIONS, Face, FaceBox, draw_face, draw_photograph
 
 # Valence and arousal of each emotion at full intensity (Russell's circumplex), in our label order.
 CIRCUMPLEX = ((0, 0), (0.85, 0.3), (-0.75, -0.4), (0.25, 0.8), (-0.45, 0.85), (-0.75, 0.45), (-0.6, 0.75), (-0.6, 0.35))
-# The eight emotions in FER+'s order of votes, as our labels, and RAF-DB's official labels 1..7 as ours.
-FER_PLUS_ORDER = (0, 1, 3, 2, 6, 5, 4, 7)
-RAFDB_ORDER = (3, 4, 5, 1, 2, 6, 0)
 # What people confuse with each emotion (our labels): the wrong votes of the simulated voters.
 NEIGHBOURS = ((2, 7, 6), (0, 3), (0, 4, 5), (4, 1), (3, 2), (6, 7, 2), (5, 0, 7), (0, 5, 6))
-COLUMNS = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
-NONE, UNCERTAIN, NO_FACE = 8, 9, 10
+UNCERTAIN, NO_FACE = 9, 10  # AffectNet's labels after 8, None
 PEOPLE = {"train": 0, "valid": 500, "test": 1000, "unlabeled": 1500, "rejected": 2000}  # first of each split's 500
 
 
@@ -100,7 +99,7 @@ def _sample_faces(emotions: int, per_class: int, split: str, rng: np.random.Gene
 
 
 def _affect(face: Face, rng: np.random.Generator) -> list[float]:
-    """Return valence and arousal in [-1, 1]: the emotion's place on the circumplex, scaled by intensity, with noise."""
+    """Return valence and arousal in [-1, 1]: the emotion's point on the circumplex, scaled by intensity, with noise."""
     point = np.array(CIRCUMPLEX[face.emotion]) * face.intensity + rng.normal(0, 0.05, 2)
     return np.clip(point, -1, 1).round(3).tolist()
 
@@ -138,7 +137,7 @@ def _landmarks(box: FaceBox) -> np.ndarray:
 def _write_photographs(table: Path, images: Path, faces: list[tuple[Face, int]], rng: np.random.Generator) -> None:
     """Write a photograph per face and label, with the face off the centre, and the table of them."""
     images.mkdir(exist_ok=True)
-    rows = [COLUMNS.split(",")]
+    rows = [COLUMNS]
     for face, label in faces:
         width, height = rng.integers(300, 601, 2).tolist()
         side = int(min(width, height) * rng.uniform(0.35, 0.6))
@@ -186,7 +185,7 @@ def write_affectnet_raw(
         if release == "first":
             labelled = [(face, face.emotion) for face in faces]
             if split == "train":
-                labelled += zip(_sample_faces(1, 3, "rejected", rng), (NONE, UNCERTAIN, NO_FACE), strict=True)
+                labelled += zip(_sample_faces(1, 3, "rejected", rng), (8, UNCERTAIN, NO_FACE), strict=True)
             _write_photographs(root / table, root / folder, labelled, rng)
         elif split != "unlabeled":
             _write_crops(root / ("train_set" if split == "train" else "val_set"), faces, rng)
@@ -196,9 +195,9 @@ def write_affectnet_raw(
 def _vote(emotion: int, clarity: float, rng: np.random.Generator) -> list[int]:
     """Return the ten counts of ten voters in FER+'s order; `clarity` is the probability of the right answer."""
     chances = np.zeros(10)
-    chances[FER_PLUS_ORDER.index(emotion)] = clarity
+    chances[FERPLUS_VOTES_TO_EMOTIONS.index(emotion)] = clarity
     for share, neighbour in zip((0.65, 0.25, 0.1), NEIGHBOURS[emotion], strict=False):
-        chances[FER_PLUS_ORDER.index(neighbour)] = share * (1 - clarity)
+        chances[FERPLUS_VOTES_TO_EMOTIONS.index(neighbour)] = share * (1 - clarity)
     chances[8] = 0.01
     return rng.multinomial(10, chances / chances.sum()).tolist()
 
@@ -248,11 +247,12 @@ def write_rafdb(
     """
     if layout not in ("folders", "official", "official_folders"):
         raise ValueError(f'layout must be "folders", "official" or "official_folders", not {layout!r}')
+    official = {emotion: label for label, emotion in RAFDB_TO_EMOTIONS.items()}
     rng = np.random.default_rng([seed, 5])
     lines = []
     for split, per_class in (("train", images_per_class), ("test", test_per_class)):
         for index, face in enumerate(_sample_faces(7, per_class, split, rng), start=1):
-            label = face.emotion if layout == "folders" else RAFDB_ORDER.index(face.emotion) + 1
+            label = face.emotion if layout == "folders" else official[face.emotion]
             folder = root / "Image" / "aligned" if layout == "official" else root / split / str(label)
             _save(folder / f"{split}_{index:05d}_aligned.jpg", _render(face, 100))
             lines.append((f"{split}_{index:05d}.jpg {label}",))

@@ -140,7 +140,7 @@ def draw_photograph(
     if boxes is None:
         slot = width // max(1, len(faces))
         side = min(slot, height) // 2
-        boxes = [(place * slot + slot // 3, height // 3, side, side) for place in range(len(faces))]
+        boxes = [(index * slot + slot // 3, height // 3, side, side) for index in range(len(faces))]
     if len(boxes) != len(faces):
         raise ValueError(f"expected one box per face, found {len(boxes)} boxes for {len(faces)} faces")
     for x, y, w, h in boxes:

@@ -193,9 +193,9 @@ def draw_mask(pen: Pen, jaw: float, rng: np.random.Generator) -> None:
 
 def draw_hand(pen: Pen, who: Identity, rng: np.random.Generator) -> None:
     """Paint a hand with an outline before the mouth or one side of the face."""
-    place = ((0.0, 1.05), (0.6, 0.5), (-0.6, 0.5))[int(rng.integers(3))] + rng.normal(0, 0.08, 2)
+    centre = ((0.0, 1.05), (0.6, 0.5), (-0.6, 0.5))[int(rng.integers(3))] + rng.normal(0, 0.08, 2)
     lines = [(((0, 0.4), (0, 2.2)), 0.6), (((-0.12, 0.25), (0.12, 0.25)), 0.6), (((-0.3, 0.4), (-0.62, -0.05)), 0.2)]
     lines += [(((0.9 * tip, 0.1), (1.3 * tip, -0.6)), 0.2) for tip in (-0.33, -0.11, 0.11, 0.33)]
     for grow, colour in ((0.05, who.skin * (0.62, 0.52, 0.5)), (0.0, who.skin * (0.97, 0.94, 0.92))):
         for line, width in lines:
-            pen.stroke(pen.body(line + place), width + grow, colour)
+            pen.stroke(pen.body(line + centre), width + grow, colour)
