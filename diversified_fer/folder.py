@@ -102,22 +102,19 @@ def _walk(
     folder: Path, depth: int | None, listing: Listing, entered: set[str], known: Collection[str]
 ) -> Iterator[Path]:
     """Yield the files below a folder; what is left out goes into the listing."""
-    left_out = listing.left_out
-    inner: list[Path] = []
-    with os.scandir(folder) as entries:  # knows what an entry is without asking the disk again
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            path = folder / entry.name
-            if entry.name in known:
-                continue
-            if is_foreign(entry.name):
-                left_out["hidden or foreign " + ("folders" if _is(entry.is_dir) else "files")] += 1
-            elif _is(entry.is_dir):
-                inner.append(path)
-            elif _is(entry.is_file):
-                yield path
-            else:
-                left_out["links to nothing" if entry.is_symlink() else "special files"] += 1
-                listing.lost.append(path)
+    left_out, inner = listing.left_out, []
+    with os.scandir(folder) as found:  # knows what an entry is without asking the disk again
+        entries = sorted((entry for entry in found if entry.name not in known), key=lambda entry: entry.name)
+    for entry in entries:
+        if is_foreign(entry.name):
+            left_out["hidden or foreign " + ("folders" if _is(entry.is_dir) else "files")] += 1
+        elif _is(entry.is_dir):
+            inner.append(folder / entry.name)
+        elif _is(entry.is_file):
+            yield folder / entry.name
+        else:
+            left_out["links to nothing" if entry.is_symlink() else "special files"] += 1
+            listing.lost.append(folder / entry.name)
     if depth == 0 and inner:
         left_out[NOT_ENTERED] += len(inner)
     for path in inner if depth != 0 else ():

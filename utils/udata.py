@@ -190,9 +190,9 @@ class AffectNet(FaceDataset):
         name = f"AffectNet-{num_classes} {split}"
         root = find_root(Path(root), (*self.FOLDERS.values(), *TABLES["train"], *TABLES["validation"]))
         folder, label_file = one_named(root, self.FOLDERS[split]), find_labels(root, split)
-        if not folder.is_dir() and label_file is None and why_missing(root, split):
-            raise DatasetError(why_missing(root, split))
-        if label_file is None or folder.is_dir():
+        if folder.is_dir() or label_file is None:
+            if not folder.is_dir() and (why := why_missing(root, split)):
+                raise DatasetError(why)
             listing = list_pictures(folder, "AffectNet", layout, depth=1, known=OWN_FILES)
             labels, affect = self._read_names(listing.files, folder, layout)
         else:
@@ -291,9 +291,8 @@ class FERPlus(FaceDataset):
         listing.left_out["rows without a picture's name"] = unnamed
         listing.left_out["pictures without a row"] = len(listing.files) - len(set(paths))
         super().__init__(name, [paths[i] for i in keep], labels, 8, listing, split)
-        print_found(
-            name, len(keep), root, listing.left_out + Counter({f"faces whose votes {why}": len(names) - len(keep)})
-        )
+        dropped = Counter({f"faces whose votes {why}": len(names) - len(keep)})
+        print_found(name, len(keep), root, listing.left_out + dropped)
 
     @staticmethod
     def has_split(root: str | Path, split: str) -> bool:

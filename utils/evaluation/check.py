@@ -105,7 +105,7 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
         else:
             splits.append(Split(name, faces, [*faces.listing.files, *faces.listing.lost]))
     for split in splits:
-        findings += check_counts(split, known.published[split.name], known.source) + check_left_out(split)
+        findings += check_counts(split, known.published[split.name], known.source)
     content, unreadable = read_all(list(dict.fromkeys(path for split in splits for path in split.files)))
     findings += unreadable + check_copies(splits, content)
     for split in splits:
@@ -118,7 +118,7 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
 
 
 def check_counts(split: Split, published: Sequence[int] | None, source: str) -> list[Finding]:
-    """Print the faces per class next to the published numbers, and compare them."""
+    """Print the faces per class next to the published numbers, compare them, and say which files are not read."""
     names, found, findings = split.faces.class_names, _per_class(split.faces), []
     print(f"{split.faces.name}: {len(split.files):,} pictures, {len(split.faces):,} of them labelled")
     print(f"  {'':10s} {'found':>9s}" + (f" {'published':>9s}   ({source})" if published else ""))
@@ -135,15 +135,12 @@ def check_counts(split: Split, published: Sequence[int] | None, source: str) -> 
             "for rows that could not be used"
         )
         findings.append(Finding("note", text, remedy))
+    left_out = split.faces.listing.left_out
+    others = str(Listing(left_out=Counter({why: n for why, n in left_out.items() if why not in LOST})))
+    if others:
+        remedy = "look whether pictures are among them; what does not belong there does no harm"
+        findings.append(Finding("note", f"{split.name}: left out {others}", remedy))
     return findings
-
-
-def check_left_out(split: Split) -> list[Finding]:
-    """Say what is in the folders of a split and is not read, besides what is reported as unreadable."""
-    listing = split.faces.listing
-    others = Listing(left_out=Counter({why: n for why, n in listing.left_out.items() if why not in LOST}))
-    remedy = "look whether pictures are among them; what does not belong there does no harm"
-    return [Finding("note", f"{split.name}: left out {others}", remedy)] if str(others) else []
 
 
 def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]:
