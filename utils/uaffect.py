@@ -46,32 +46,25 @@ class AffectMetrics:
 def compute_affect_metrics(predicted: Tensor, targets: Tensor, seed: int = 0) -> AffectMetrics:
     """Score valence and arousal, predicted (N, 2) against annotated (N, 2); `seed` is that of the bootstrap."""
     p, t = predicted.double().numpy().T, targets.double().numpy().T  # (2, N)
-    values = dict(zip(MEASURES, _measure(p, t), strict=True))
+    values = [[value if np.isfinite(value) else None for value in both] for both in _measure(p, t).tolist()]
     sampled = [_measure(p[:, faces], t[:, faces]) for faces in resample_faces(len(targets), seed)]
-    samples = [np.concatenate(parts, axis=1) for parts in zip(*sampled, strict=True)]  # (2, D) of each measure
+    intervals = [map(percentile_interval, both) for both in np.concatenate(sampled, axis=-1)]  # of (measures, 2, D)
     return AffectMetrics(
         len(targets),
-        **{name: dict(zip(DIMENSIONS, map(_known, found.tolist()), strict=True)) for name, found in values.items()},
-        intervals={
-            name: dict(zip(DIMENSIONS, map(percentile_interval, of_both), strict=True))
-            for name, of_both in zip(MEASURES, samples, strict=True)
-        },
+        **{name: dict(zip(DIMENSIONS, both, strict=True)) for name, both in zip(MEASURES, values, strict=True)},
+        intervals={n: dict(zip(DIMENSIONS, both, strict=True)) for n, both in zip(MEASURES, intervals, strict=True)},
     )
 
 
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _measure(predicted: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the root mean squared error, the concordance and the sign agreement of values (..., N)."""
+def _measure(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the `MEASURES` of values (..., N), (measures, ...)."""
     means = predicted.mean(axis=-1), targets.mean(axis=-1)
     covariance = (predicted * targets).mean(axis=-1) - means[0] * means[1]
     spread = predicted.var(axis=-1) + targets.var(axis=-1) + (means[0] - means[1]) ** 2
     with np.errstate(invalid="ignore"):  # one value throughout has no concordance
         concordance = 2 * covariance / spread
     agreement = (np.sign(predicted) == np.sign(targets)).mean(axis=-1)
-    return np.sqrt(((predicted - targets) ** 2).mean(axis=-1)), concordance, agreement
+    return np.stack([np.sqrt(((predicted - targets) ** 2).mean(axis=-1)), concordance, agreement])
 
 
 @torch.inference_mode()
@@ -106,17 +99,13 @@ def affect_loss(affect: Tensor, targets: Tensor) -> Tensor:
     return squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt().sum()  # the root has no gradient at 0
 
 
-def _in_words(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4f}"
-
-
 def describe_affect(metrics: AffectMetrics) -> str:
     """Say errors, concordance and sign agreement in one line."""
-    parts = [
-        f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {_in_words(metrics.concordance[name])}, "
-        f"sign agreement {metrics.sign_agreement[name]:.1%}"
-        for name in DIMENSIONS
-    ]
+    parts = []
+    for name in DIMENSIONS:
+        concordance = "unknown" if metrics.concordance[name] is None else f"{metrics.concordance[name]:.4f}"
+        agreement = f"sign agreement {metrics.sign_agreement[name]:.1%}"
+        parts.append(f"{name}: RMSE {metrics.rmse[name]:.4f}, concordance {concordance}, {agreement}")
     return "; ".join(parts) + f" (n = {metrics.n:,})"
 
 
