@@ -64,6 +64,8 @@ class ExpressionClassifier(nn.Module):
     Attributes:
         labels: class names, one per output, in order.
         image_size: height and width in pixels that the weights were trained at.
+        temperature: of the probabilities of `predict` and `score`, see `diversified_fer.classifier.sharpen`; 1 until it
+            is fitted (`utils.umetrics.fit_temperature`).
         arguments: the constructor's arguments as plain values; `type(self)(**arguments)` has the same shape.
         branch_names: of the branches that score the classes, in the order of `branch_logits`.
         compared_parts: names of the parts that `compared_features` tells apart; none without such features.
@@ -82,6 +84,7 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("input_std", torch.tensor(std).reshape(3, 1, 1))
         self.labels = tuple(labels)
         self.image_size = image_size
+        self.temperature = 1.0
         shared = {"num_classes": len(self.labels), "labels": list(labels)}
         self.arguments = arguments | shared | {"image_size": image_size, "normalization": normalization}
 
@@ -199,7 +202,7 @@ class ExpressionClassifier(nn.Module):
         """
         views = [faces, [np.ascontiguousarray(face[:, ::-1]) for face in faces]] if flip else [faces]
         scores = [self.predict_branches(list(view), batch_size) for view in views]
-        probabilities = torch.stack([self.combine(logits) for logits in scores]).mean(dim=0)
+        probabilities = self.calibrate(torch.stack([self.combine(logits) for logits in scores]).mean(dim=0))
         logits = torch.stack(scores).mean(dim=0)
         affect = self.mean_affect(logits) if self.predicts_affect else logits.new_zeros(len(faces), 0)
         return Scores(*(tensor.cpu().numpy() for tensor in (probabilities, logits.argmax(dim=2).T, affect)))
@@ -207,9 +210,14 @@ class ExpressionClassifier(nn.Module):
     def predict(self, images: FaceInput, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
         """Return the probability of every class, (N, K), for faces as in `predict_branches`; N is 1 for a single one.
 
-        Class k is `labels[k]`. `ensemble` is explained at `combine`.
+        Class k is `labels[k]`. `ensemble` is explained at `combine`; the mean is calibrated with `temperature`.
         """
-        return self.combine(self.predict_branches(images, batch_size), ensemble)
+        combined = self.combine(self.predict_branches(images, batch_size), ensemble)
+        return self.calibrate(combined) if ensemble == "mean" else combined
+
+    def calibrate(self, probabilities: Tensor) -> Tensor:
+        """Return probabilities (N, K) as sure as they are right, see `temperature`; which is highest stays."""
+        return probabilities if self.temperature == 1 else (probabilities.log() / self.temperature).softmax(dim=1)
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
