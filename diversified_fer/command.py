@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from diversified_fer.classifier import SHIPPED, Classifier, OnnxClassifier
+from diversified_fer.classifier import SHIPPED, OnnxClassifier
 from diversified_fer.console import one_line_errors
 from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from diversified_fer.media.inputs import describe_left_out, list_media
@@ -39,6 +39,7 @@ from diversified_fer.media.media import (
     write_picture,
 )
 from diversified_fer.media.output import naming, plan_places
+from diversified_fer.scores import Classifier
 from diversified_fer.writing import replacing
 
 FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
