@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from diversified_fer.console import is_watched
 from diversified_fer.writing import replacing, write_json
 from models.classifier import resize
 from utils.udata import DatasetError, FaceDataset, read_image
@@ -126,7 +127,7 @@ class FaceImages(Dataset):
 
         with ThreadPoolExecutor() as pool:  # OpenCV decodes outside Python's lock
             results, title = pool.map(decode, range(len(self))), f"decode {self.dataset.name}"
-            progress = tqdm(results, title, len(self), unit=" faces", leave=False)
+            progress = tqdm(results, title, len(self), unit=" faces", leave=False, disable=not is_watched())
             errors = [message for message in progress if message is not None]
         if errors:
             first = "; ".join(errors[:3])

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from tyro.extras import subcommand_cli_from_dict
 
-from diversified_fer.console import one_line_errors
+from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.folder import Listing
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
@@ -158,7 +158,9 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]
             return printable(f"{path} ({size} bytes): {error}", 400)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
-        contents = list(tqdm(pool.map(read, paths), "read every picture", len(paths), unit=" pictures", leave=False))
+        contents = pool.map(read, paths)
+        bar = tqdm(contents, "read every picture", len(paths), False, unit=" pictures", disable=not is_watched())
+        contents = list(bar)
     content = {path: value for path, value in zip(paths, contents, strict=True) if isinstance(value, Content)}
     broken = [value for value in contents if isinstance(value, str)]
     text = f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}"
