@@ -1,7 +1,7 @@
 """Looks a data set over before a night of training is spent on it: `python -m utils.udata check DATASET ROOT`.
 
 Says which layout was found, how many faces each class of each split has beside the published numbers, which pictures
-cannot be read whole, which stand there twice or in two splits, whether the labels seem to follow another order, and
+cannot be read whole, which are there twice or in two splits, whether the labels seem to follow another order, and
 what to do about each.
 """
 
@@ -247,7 +247,7 @@ def check_exchanged(split: Split, answers: np.ndarray, enough: np.ndarray) -> li
             looks = ", ".join(f"{answers[k, best[k]]:.0%} of {names[k]} as {names[best[k]]}" for k in cycle)
             text = (
                 f"{split.name}: {' and '.join(names[k] for k in cycle)} look exchanged to the network, which sees "
-                f"{looks}, while the other classes stand where they should"
+                f"{looks}, while the other classes are where they should be"
             )
             remedy = "look at some faces of these classes, and exchange their folders or labels where they are wrong"
             findings.append(Finding("note", text, remedy))
