@@ -22,8 +22,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from diversified_fer.classifier import SHIPPED, Classifier, OnnxClassifier
-from diversified_fer.console import one_line_errors
+from diversified_fer.classifier import SHIPPED, OnnxClassifier
+from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from diversified_fer.media.inputs import describe_left_out, list_media
 from diversified_fer.media.media import (
@@ -39,6 +39,7 @@ from diversified_fer.media.media import (
     write_picture,
 )
 from diversified_fer.media.output import naming, plan_places
+from diversified_fer.scores import Classifier
 from diversified_fer.writing import replacing
 
 FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
@@ -91,7 +92,8 @@ def write_results(
     window = None
     whole = [Path(normpath(path.absolute())) for path in paths]  # without "..": results never leave their folder
     places = dict(zip(paths, plan_places(whole), strict=True))
-    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
+    hidden = talkative or not is_watched()
+    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=hidden)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
         inner = places.get(source, Path(source))
         drawable = True

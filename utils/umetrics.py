@@ -173,13 +173,13 @@ def compute_rates(confusion: np.ndarray, whole: np.ndarray | None = None) -> Rat
     )
 
 
-def resample_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, draws: int = RESAMPLES) -> Resamples:
-    """Compute the rates and the calibration error of faces (N, K), (N,) sampled with replacement, `draws` times."""
+def resample_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Resamples:
+    """Compute the rates and the calibration error of faces (N, K), (N,) sampled with replacement, `resamples` times."""
     K = probabilities.shape[1]
     cells, bins, confidence, right = _cells(probabilities, targets)
     whole, gaps = sum_in_cells(cells[None], K * K).reshape(K, K), confidence - right
     rates, errors = [], []
-    for faces in resample_faces(len(cells), seed, draws):
+    for faces in resample_faces(len(cells), seed, resamples):
         rates.append(compute_rates(sum_in_cells(cells[faces], K * K).reshape(-1, K, K), whole))
         errors.append(_calibration_error(bins[faces], gaps[faces]))
     return Resamples(Rates(*(np.concatenate(parts) for parts in zip(*rates, strict=True))), np.concatenate(errors))
