@@ -3,7 +3,8 @@
 Run:  diversified-fer photo.jpg folder video.mp4 '*.png' --annotate
       diversified-fer --webcam 0
       diversified-fer faces --detector none --network face.onnx
-Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, label,
+Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, the
+detector's score, label,
 probability of each class, valence and arousal where the network has them; with --branches what each branch says), and
 a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate): the pictures and videos
 with boxes and labels. A file appears when it is complete.
@@ -54,7 +55,9 @@ class Labelling:
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # photos, videos, and folders of them
     webcam: int | None = None  # number of a webcam, in place of inputs; q, Esc or Ctrl-C ends it
-    detector: str = "haar"  # "haar", the path of YuNet's .onnx file, or "none" for pictures that are crops of faces
+    detector: str = "yunet"  # "yunet", a YuNet's .onnx file, "haar", or "none" for pictures that are crops of faces
+    min_face_score: float | None = None  # leave out faces of which the detector is less sure; default: YuNet's own, 0.7
+    min_face_size: int = 0  # pixels; leave out smaller faces
     margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops
     every: int = 1  # look at every n-th picture of a video or webcam
     branches: bool = False  # write what each branch says into the table
@@ -166,7 +169,15 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
     live = wanted.webcam is not None
     frames = stream_webcam(wanted.webcam, wanted.every) if live else read_media(paths, wanted.every)
     batch_size = 1 if live else wanted.batch_size  # a webcam is answered at once
-    labelled = label_faces(model, frames, wanted.detector, wanted.margin, batch_size)
+    labelled = label_faces(
+        model,
+        frames,
+        wanted.detector,
+        wanted.margin,
+        batch_size,
+        min_face_score=wanted.min_face_score,
+        min_face_size=wanted.min_face_size,
+    )
     began = time.perf_counter()
     place = wanted.output / "predictions.csv"
     with naming(place):

@@ -1,8 +1,9 @@
 """Labels for the faces of a stream of pictures, and the rows they are written as."""
 
 import csv
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -10,12 +11,21 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from diversified_fer.classifier import Classifier
-from diversified_fer.detectors import Detector, cut_face, find_faces, make_detector, whole_picture
+from diversified_fer.detectors import (
+    NOTHING,
+    Detector,
+    Found,
+    cut_face,
+    find_faces,
+    keep_faces,
+    make_detector,
+    whole_picture,
+)
 from diversified_fer.media.media import Frame
 
 PENDING_BYTES = 2**28  # pictures that wait until the network's batch is full
 NO_FACE, UNREADABLE = "no face", "unreadable"  # labels of rows without a face
-PLACE = ("file", "seconds", "x", "y", "width", "height")
+PLACE = ("file", "seconds", "x", "y", "width", "height", "face_score")
 
 
 class LabelledFace(NamedTuple):
@@ -29,6 +39,7 @@ class LabelledFace(NamedTuple):
         probabilities: of every class, (K,) float32.
         branch_labels: what each branch would say.
         affect: valence and arousal in [-1, 1], of a network that has heads for them.
+        score: how sure the detector is that this is a face; None where it does not say.
     """
 
     box: tuple[int, int, int, int]
@@ -38,6 +49,7 @@ class LabelledFace(NamedTuple):
     probabilities: np.ndarray
     branch_labels: tuple[str, ...]
     affect: tuple[float, ...] = ()
+    score: float | None = None
 
 
 def rows_of(
@@ -55,7 +67,7 @@ def rows_of(
     for face in faces:
         numbers = [float(value) for value in (*face.probabilities, *face.affect)]
         answers = [face.label, *numbers, *(face.branch_labels if branches else ())]
-        rows.append(place | dict(zip(columns[2:], [*face.box, *answers], strict=True)))
+        rows.append(place | dict(zip(columns[2:], [*face.box, face.score, *answers], strict=True)))
     return rows
 
 
@@ -100,9 +112,11 @@ class FaceTable:
 def label_faces(
     model: Classifier,
     frames: Iterable[Frame],
-    detector: str | Path | Detector = "haar",
+    detector: str | Path | Detector = "yunet",
     margin: float = 0.0,
     batch_size: int = 32,
+    min_face_score: float | None = None,
+    min_face_size: int = 0,
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
     """Find and label all faces of a stream of pictures; faces of several pictures share the network's batches.
 
@@ -112,37 +126,53 @@ def label_faces(
         detector: as in `make_detector`.
         margin: as in `cut_face`; 0 is that of the training crops.
         batch_size: faces, and pictures, that are gathered before the network is called; 1 answers at once.
+        min_face_score: faces of which the detector is less sure are left out; None for its own threshold.
+        min_face_size: pixels; faces whose box is less wide and less high are left out.
 
     Returns:
         Every frame, in order, with its faces from left to right; none for a frame without a picture.
 
     Raises:
-        ValueError: as `make_detector` and `find_faces`; for a margin outside of [0, 2] or a batch without faces.
+        ValueError: as `make_detector` and `find_faces`; for a margin outside of [0, 2] or a batch without faces, a size below 0, and a
+            score asked of a detector that gives none.
     """
     if not 0 <= margin <= 2:
         raise ValueError(f"margin is {margin}; expected a share of the box's side from 0 to 2")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1 face")
-    return _stream(model, frames, make_detector(detector), margin, batch_size)
+    if min_face_size < 0:
+        raise ValueError(f"min_face_size is {min_face_size}; expected pixels, 0 for faces of every size")
+    photos, videos = (make_detector(detector, min_face_score, min_face_size, video) for video in (False, True))
+
+    def find(frame: Frame) -> Found:
+        found = find_faces(frame.picture, photos if frame.rate is None else videos)
+        return keep_faces(found, min_face_score, min_face_size)
+
+    return _stream(model, frames, find, photos is whole_picture, margin, batch_size)
 
 
 def _stream(
-    model: Classifier, frames: Iterable[Frame], detector: Detector, margin: float, batch_size: int
+    model: Classifier,
+    frames: Iterable[Frame],
+    find: Callable[[Frame], Found],
+    are_crops: bool,
+    margin: float,
+    batch_size: int,
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
-    pending: list[tuple[Frame, list[tuple[int, ...]]]] = []  # with the boxes
+    pending: list[tuple[Frame, Found]] = []
     crops: list[np.ndarray] = []  # of all their boxes
     held = 0
     for frame in frames:
-        boxes = []
+        found = NOTHING
         if frame.picture is not None:
             try:
-                boxes = [tuple(box) for box in find_faces(frame.picture, detector).tolist()]
+                found = find(frame)
             except ValueError as error:
                 raise ValueError(f"{frame.source}: {error}") from error
-            as_it_is = detector is whole_picture
-            crops += [frame.picture if as_it_is else cut_face(frame.picture, box, margin) for box in boxes]
+            boxes = found.boxes.tolist()
+            crops += [frame.picture if are_crops else cut_face(frame.picture, box, margin) for box in boxes]
             held += frame.picture.nbytes
-        pending.append((frame, boxes))
+        pending.append((frame, found))
         if max(len(crops), len(pending)) >= batch_size or held >= PENDING_BYTES:
             yield from _label(model, pending, crops, batch_size)
             pending, crops, held = [], [], 0
@@ -150,24 +180,26 @@ def _stream(
 
 
 def _label(
-    model: Classifier, pending: list[tuple[Frame, list[tuple[int, ...]]]], crops: list[np.ndarray], batch_size: int
+    model: Classifier, pending: list[tuple[Frame, Found]], crops: list[np.ndarray], batch_size: int
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
     faces: Iterator[LabelledFace] = iter(())
     if crops:
-        boxes = [box for _, found in pending for box in found]
-        answers = zip(boxes, crops, *model.score(crops, batch_size), strict=True)
+        boxes = [tuple(box) for _, found in pending for box in found.boxes.tolist()]
+        scores = [None if math.isnan(score) else score for _, found in pending for score in found.scores.tolist()]
+        answers = zip(boxes, scores, crops, *model.score(crops, batch_size), strict=True)
         faces = (_labelled(model.labels, *answer) for answer in answers)
     for frame, found in pending:
-        yield frame, list(islice(faces, len(found)))
+        yield frame, list(islice(faces, len(found.boxes)))
 
 
 def _labelled(
     labels: Sequence[str],
     box: tuple[int, int, int, int],
+    score: float | None,
     crop: np.ndarray,
     probabilities: np.ndarray,
     branches: np.ndarray,
     affect: np.ndarray,
 ) -> LabelledFace:
     target, said = int(probabilities.argmax()), tuple(labels[choice] for choice in branches)
-    return LabelledFace(box, crop, labels[target], target, probabilities, said, tuple(affect.tolist()))
+    return LabelledFace(box, crop, labels[target], target, probabilities, said, tuple(affect.tolist()), score)
