@@ -45,7 +45,7 @@ class Evaluation:
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]  # .pt or .pth files, or folders of ESR weights
     dataset: Literal["affectnet", "ferplus", "rafdb"]  # which faces
-    base_path_to_dataset: Path  # where they lie, as in the training scripts
+    base_path_to_dataset: Path  # where they are, as in the training scripts
     split: str | None = None  # default: validation (AffectNet), test (FER+, RAF-DB)
     subset: Path | None = None  # score only the faces named in this file, one a line (lists of occlusion or pose)
     seeds: bool = False  # the checkpoints are one experiment with several seeds: mean and standard deviation

@@ -4,10 +4,9 @@ Run:  diversified-fer photo.jpg folder video.mp4 '*.png' --annotate
       diversified-fer --webcam 0
       diversified-fer faces --detector none --network face.onnx
 Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, the
-detector's score, label,
-probability of each class, valence and arousal where the network has them; with --branches what each branch says), and
-a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate): the pictures and videos
-with boxes and labels. A file appears when it is complete.
+detector's score, label, probability of each class, valence and arousal where the network has them; with --branches what
+each branch says), and a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate):
+the pictures and videos with boxes and labels. A file appears when it is complete.
 """
 
 import sys
@@ -23,8 +22,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from diversified_fer.classifier import SHIPPED, Classifier, OnnxClassifier
-from diversified_fer.console import one_line_errors
+from diversified_fer.classifier import SHIPPED, OnnxClassifier
+from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
 from diversified_fer.media.inputs import describe_left_out, list_media
 from diversified_fer.media.media import (
@@ -40,6 +39,7 @@ from diversified_fer.media.media import (
     write_picture,
 )
 from diversified_fer.media.output import naming, plan_places
+from diversified_fer.scores import Classifier
 from diversified_fer.writing import replacing
 
 FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
@@ -94,7 +94,8 @@ def write_results(
     window = None
     whole = [Path(normpath(path.absolute())) for path in paths]  # without "..": results never leave their folder
     places = dict(zip(paths, plan_places(whole), strict=True))
-    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
+    hidden = talkative or not is_watched()
+    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=hidden)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
         inner = places.get(source, Path(source))
         drawable = True

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from diversified_fer.classifier import Classifier
 from diversified_fer.detectors import (
     NOTHING,
     Detector,
@@ -22,6 +21,7 @@ from diversified_fer.detectors import (
     whole_picture,
 )
 from diversified_fer.media.media import Frame
+from diversified_fer.scores import Classifier
 
 PENDING_BYTES = 2**28  # pictures that wait until the network's batch is full
 NO_FACE, UNREADABLE = "no face", "unreadable"  # labels of rows without a face

@@ -83,7 +83,7 @@ def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comp
     Args:
         results: two or more.
         seeds: they are runs of one experiment: mean and deviation of the ensemble's numbers. Otherwise every one after
-            the first is compared with the first, on the same draws of the same faces.
+            the first is compared with the first, on the same samples of the same faces.
         seed: seed of the bootstrap.
     """
     if seeds:
