@@ -125,11 +125,19 @@ def fit(benchmark: Benchmark) -> list[str]:
             middles = (row[1] + height / 2, points[:, 1].mean(), (eyes[1] + mouth[1]) / 2)
             downs.append([(scene.box[1] + side / 2 - middle) / side for middle in middles])
     lines = ["| a training crop's side, in | median (quartiles) |", "|---|---|"]
-    names = ("widths of the box", "heights", "roots of its area", "distances of the eyes", "distances of eyes and mouth")
+    names = (
+        "widths of the box",
+        "heights",
+        "roots of its area",
+        "distances of the eyes",
+        "distances of eyes and mouth",
+    )
     lines += [f"| {name} | {quartiles(values)} |" for name, values in zip(names, np.transpose(measures), strict=True)]
     names = ("the box", "the five points", "eyes and mouth")
     values = np.transpose(downs)
-    lines += [f"| its middle, in sides below that of {n} | {quartiles(v)} |" for n, v in zip(names, values, strict=True)]
+    lines += [
+        f"| its middle, in sides below that of {n} | {quartiles(v)} |" for n, v in zip(names, values, strict=True)
+    ]
     return [f"{len(measures):,} of {benchmark.faces_to_fit:,} faces of Train", "", *lines]
 
 
