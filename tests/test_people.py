@@ -40,7 +40,7 @@ class ByColour:
 def face(person: int | None, probabilities, smoothed=None, affect=()) -> LabelledFace:
     probabilities = np.asarray(probabilities, np.float32)
     target = int(probabilities.argmax())
-    return LabelledFace((0, 0, 9, 9), None, LABELS[target], target, probabilities, (), affect, person, smoothed)
+    return LabelledFace((0, 0, 9, 9), None, LABELS[target], target, probabilities, (), affect, None, person, smoothed)
 
 
 def frame(seconds: float, rate: float = 10.0) -> Frame:
