@@ -108,7 +108,7 @@ class Branch(ConvolutionBlock):
         for layer in (1, 2, 3):
             features = self.block(features, layer).features
         attended = self.block(features, 4)
-        logits = self.fc(attended.features.mean(dim=(2, 3)))
+        logits = self.fc(attended.features.mean(dim=(2, 3), dtype=self.fc.weight.dtype))
         return ESROutput(logits, attended.spatial_attention, attended.channel_attention)
 
 

@@ -23,7 +23,8 @@ def optimize_for_inference(
     """Return a network that gives the same probabilities in less time, and cannot be trained.
 
     Every BatchNorm is folded into the convolution before it, weights are in channels_last order, and are kept in
-    `precision`. In float32 the probabilities agree with the network's own to 1e-5, in bfloat16 to 1e-2.
+    `precision`, but for the heads, which score the classes in float32. In float32 the probabilities agree with the
+    network's own to 1e-5, in bfloat16 to 2e-2.
 
     Args:
         model: the trained network; it is left as it is, but for `in_place`.
@@ -45,12 +46,19 @@ def optimize_for_inference(
                 child.to(**layout)
                 setattr(module, norm_name, nn.Identity())
     mean, std = optimized.input_mean, optimized.input_std
+    heads = {name: deepcopy(part) for name, part in optimized.named_modules() if _is_head(name, part)}
     optimized.to(**layout)
     optimized.input_mean, optimized.input_std = mean, std  # pictures are normalised in float32
+    for name, head in heads.items():  # bfloat16 would round scores of 4 to 8 to multiples of 1/32
+        optimized.set_submodule(name, head)
     if compile:
         for region in optimized.compiled_parts():
             region.compile(dynamic=False)
     return optimized
+
+
+def _is_head(name: str, part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear) and name.rpartition(".")[2].startswith("fc")
 
 
 @dataclass

@@ -212,8 +212,9 @@ class MANet(ExpressionClassifier):
         middle = [self.get_submodule(f"layer3_1_p{number}")(patch) for number, patch in enumerate(patches, start=1)]
         last = [self.get_submodule(f"layer4_1_p{number}")(patch) for number, patch in enumerate(middle, start=1)]
         local_features = torch.stack(last)  # (4, N, 512, 7, 7)
-        pooled_local = local_features.mean(dim=(0, 3, 4))  # the mean of the re-assembled map is the mean of its patches
-        pooled_global = self.layer4_2(self.layer3_2(shared)).mean(dim=(2, 3))
+        dtype = self.fc_1.weight.dtype
+        pooled_local = local_features.mean(dim=(0, 3, 4), dtype=dtype)  # of the map is the mean of its patches
+        pooled_global = self.layer4_2(self.layer3_2(shared)).mean(dim=(2, 3), dtype=dtype)
         pooled = torch.stack((pooled_local, pooled_global))
         return MANetOutput(self.fc_1(pooled_local), self.fc_2(pooled_global), local_features, pooled)
 

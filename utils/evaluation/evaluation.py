@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,6 +187,7 @@ def evaluate_model(
     """
     faces = loader.dataset
     fast = optimize_for_inference(model, hardware.precision)
+    hardware = replace(hardware, precision=torch.float32)  # it is in its precision; autocast would take the heads along
     with watch_features(fast, len(faces)) as sample:
         predictions = predict_dataset(fast, loader, hardware)
     combined = model.combine(predictions.branch_logits)
