@@ -44,9 +44,9 @@ def analyze(
 
     Returns:
         A row per face, in the order of the inputs and from left to right, with the columns of predictions.csv: file
-        ("images[2]" for an array), seconds in a video, box in pixels, face_score, label, probabilities. A picture without a face
-        and a file that cannot be read are a row each, labelled "no face" and "unreadable"; values that they lack are
-        None.
+        ("images[2]" for an array), seconds in a video, box in pixels, the detector's score, label, probabilities. A
+        picture without a face and a file that cannot be read are a row each, labelled "no face" and "unreadable";
+        values that they lack are None.
 
     Raises:
         FileNotFoundError: for a path that does not exist.

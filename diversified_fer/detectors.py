@@ -43,7 +43,10 @@ NOTHING = Found(np.zeros((0, 4), dtype=np.int64), np.zeros(0))
 
 
 def make_detector(
-    detector: str | Path | Detector = "yunet", least_score: float | None = None, least_size: int = 0, video: bool = False
+    detector: str | Path | Detector = "yunet",
+    least_score: float | None = None,
+    least_size: int = 0,
+    video: bool = False,
 ) -> Detector:
     """Return a detector: "yunet", "haar", "none" for pictures that are face crops already, or a function as it is.
 

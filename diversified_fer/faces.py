@@ -133,8 +133,8 @@ def label_faces(
         Every frame, in order, with its faces from left to right; none for a frame without a picture.
 
     Raises:
-        ValueError: as `make_detector` and `find_faces`; for a margin outside of [0, 2] or a batch without faces, a size below 0, and a
-            score asked of a detector that gives none.
+        ValueError: as `make_detector` and `find_faces`; for a margin outside of [0, 2], a batch without faces, a size
+            below 0, and a score asked of a detector that gives none.
     """
     if not 0 <= margin <= 2:
         raise ValueError(f"margin is {margin}; expected a share of the box's side from 0 to 2")
