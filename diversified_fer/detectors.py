@@ -105,7 +105,8 @@ class YuNetDetector:
         try:
             content = np.frombuffer(path.read_bytes(), np.uint8)  # OpenCV opens no path beyond ASCII on Windows
             self.network = cv2.FaceDetectorYN.create("onnx", content, np.zeros(0, np.uint8), (320, 320), least_score)
-            self(np.zeros((320, 320, 3), dtype=np.uint8))
+            self.network.setInputSize((64, 64))
+            self.network.detect(np.zeros((64, 64, 3), dtype=np.uint8))
         except cv2.error as error:
             raise ValueError(f"{path} is not a YuNet that OpenCV can run ({error.err})") from error
         finally:
