@@ -8,10 +8,13 @@ Writes, per checkpoint, <checkpoint>_on_<data>/ (or below --output): report.html
 and by vote and of every branch, each with its 95 % interval; errors, concordance and sign agreement of valence and
 arousal where network and data have them), predictions.csv (one row per face) and the pictures.
 Several checkpoints are compared with the first one, face by face, in comparison_on_<data>/; with --seeds they are runs
-of one experiment, reported as mean and standard deviation.
+of one experiment, reported as mean and standard deviation. Data and networks may differ in their classes: those that
+all share are scored. --predictions takes the answers of other tools, --groups tells who the numbers hold for,
+--corruptions how they fall on worse pictures (docs/using.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,9 +22,10 @@ import tyro
 
 from diversified_fer.console import one_line_errors
 from diversified_fer.writing import write_json
-from models import CheckpointError, load_model
-from models.classifier import ExpressionClassifier
+from models import load_model
+from utils.evaluation.answers import choose_faces, read_answers, score_answers
 from utils.evaluation.comparison import Comparison, check_seeds, compare, write_choices, write_predictions
+from utils.evaluation.corruptions import SAMPLE, SIDE, describe_corruptions, sweep
 from utils.evaluation.evaluation import (
     ScoredCheckpoint,
     choose_folders,
@@ -29,10 +33,11 @@ from utils.evaluation.evaluation import (
     name_checkpoints,
     read_provenance,
 )
+from utils.evaluation.groups import describe_groups, read_groups, score_groups
 from utils.evaluation.page import draw_comparison, draw_pictures, write_report
 from utils.evaluation.subset import ScoredFaces, select_faces
 from utils.uaffect import describe_affect
-from utils.udata import RAFDB, AffectNet, FaceDataset, FERPlus
+from utils.udata import RAFDB, AffectNet, EmotionFolders, FERPlus, at_most
 from utils.uhardware import choose_hardware
 from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
@@ -44,10 +49,15 @@ class Evaluation:
     """What to score, and on what."""
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]  # .pt or .pth files, or folders of ESR weights
-    dataset: Literal["affectnet", "ferplus", "rafdb"]  # which faces
+    dataset: Literal["affectnet", "ferplus", "rafdb", "folder"]  # which faces; "folder": by emotion, or a CSV
     base_path_to_dataset: Path  # where they are, as in the training scripts
-    split: str | None = None  # default: validation (AffectNet), test (FER+, RAF-DB)
+    split: str | None = None  # default: validation (AffectNet), test (the others)
     subset: Path | None = None  # score only the faces named in this file, one a line (lists of occlusion or pose)
+    columns: str = ""  # names of columns in your tables: "image=file,emotion=label"
+    names: str = ""  # names of classes in your folders and tables: "joy=Happiness,rage=Anger"
+    predictions: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()  # answers of another tool: CSV of file and label
+    groups: Path | None = None  # a table of file and groups (gender, age, ...): numbers for each
+    corruptions: bool = False  # also on blurred, noisy, compressed, dark, small and covered pictures
     seeds: bool = False  # the checkpoints are one experiment with several seeds: mean and standard deviation
     normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
     output: Path | None = None  # folder for the results; default: beside each checkpoint
@@ -58,27 +68,20 @@ class Evaluation:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the convolutions
 
 
-def load_faces(evaluation: Evaluation, num_classes: int) -> ScoredFaces:
-    """Open the data set with the number of classes that a network has, and choose the faces of the subset."""
+def load_faces(evaluation: Evaluation, classes: int) -> ScoredFaces:
+    """Open the data set, AffectNet with 7 or 8 classes, and choose the faces of the subset."""
     root, split = evaluation.base_path_to_dataset, evaluation.split
     if evaluation.dataset == "affectnet":
-        faces, rule = AffectNet(root, split := split or "validation", num_classes), "AffectNet's annotated expression"
+        faces, rule = AffectNet(root, split := split or "validation", classes), "AffectNet's annotated expression"
     elif evaluation.dataset == "ferplus":
         faces, rule = FERPlus(root, split := split or "test"), "majority of the votes (FER+)"
+    elif evaluation.dataset == "folder":
+        faces = EmotionFolders(root, split, evaluation.columns, evaluation.names)
+        split, rule = faces.split, "the emotion that folder or table names"
     else:
         faces, rule = RAFDB(root, split := split or "test"), "RAF-DB's basic emotion"
     subset = select_faces(faces, evaluation.subset) if evaluation.subset else None
     return ScoredFaces(subset.faces if subset else faces, split, rule, subset, root)
-
-
-def check_labels(model: ExpressionClassifier, faces: FaceDataset, path: Path) -> None:
-    """Refuse a network whose classes are not those of the data."""
-    if model.labels != tuple(faces.class_names):
-        raise CheckpointError(
-            f"{path} predicts {len(model.labels)} classes ({', '.join(model.labels[:8])}), {faces.name} has "
-            f"{len(faces.class_names)} ({', '.join(faces.class_names)}): fine-tune it on this data set first, or "
-            "score it apart from networks of other classes"
-        )
 
 
 def print_result(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> None:
@@ -91,6 +94,10 @@ def print_result(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> 
     print("  recall: " + ", ".join(f"{label} {recall:.1%}" for label, recall in known.items()))
     if result.affect:
         print(f"  {describe_affect(result.affect)}")
+    for line in describe_groups(result.groups) + (
+        describe_corruptions(result.corruptions) if result.corruptions else []
+    ):
+        print(f"  {line}")
     print(f"  wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
 
 
@@ -107,26 +114,40 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
             f"{NUMBERS[name]} {signed(d.value, 2)} ({span(d.interval, digits=2)})" for name, d in differences.items()
         ]
         print(f"{checkpoint} minus the first, percentage points (95 % paired interval): {', '.join(values)}")
+    for checkpoint, groups in comparison.groups.items():
+        for (column, group), found in groups.items():
+            value, interval = found["accuracy"]
+            print(f"  {column} {group}: {checkpoint} {signed(value, 2)} accuracy ({span(interval, digits=2)})")
     print(f"wrote {folder}: report.html, metrics.json, predictions.csv and pictures")
 
 
 def main(evaluation: Evaluation) -> None:
     """Score every checkpoint, then compare them."""
     check_options(evaluation)
-    paths, names = evaluation.checkpoints, name_checkpoints(evaluation.checkpoints)
+    tables = [*evaluation.predictions, *(path for path in evaluation.checkpoints if path.suffix.lower() == ".csv")]
+    checkpoints = [path for path in evaluation.checkpoints if path not in tables]
+    paths = [*checkpoints, *tables]
+    if not paths or (evaluation.seeds and tables):
+        needed = (
+            "at least one checkpoint, or a table by --predictions" if not paths else "checkpoints alone with --seeds"
+        )
+        raise ValueError(f"expected {needed}")
+    names = name_checkpoints(paths)
     hardware = choose_hardware(evaluation.device, evaluation.precision, compile="off")
     if hardware.processes > 1:
         raise ValueError("evaluate.py runs in one process: start it with python, not with torchrun or accelerate")
-    models = [load_model(path, normalization=evaluation.normalization) for path in paths]
-    provenances = [read_provenance(path) for path in paths]
+    models = {path: load_model(path, normalization=evaluation.normalization) for path in checkpoints}
+    provenances = {path: read_provenance(path) for path in checkpoints}
     if evaluation.seeds:
-        check_seeds(names, models, provenances)
-    faces = load_faces(evaluation, len(models[0].labels))
-    for path, model in zip(paths, models, strict=True):
-        check_labels(model, faces.dataset, path)
+        check_seeds(names, list(models.values()), list(provenances.values()))
+    faces = load_faces(evaluation, 8 if all(len(model.labels) > 7 for model in models.values()) else 7)
     if faces.subset and faces.subset.unknown:
         unknown = faces.subset.unknown
         print(f"{evaluation.subset}: {len(unknown):,} names are not in the data set, first: {', '.join(unknown[:3])}")
+    answers = {path: read_answers(path, faces.dataset, evaluation.columns, evaluation.names) for path in tables}
+    labels = {str(path): found.labels for path, found in (models | answers).items()}
+    faces = choose_faces(faces, labels, list(answers.values()))
+    groupings = read_groups(evaluation.groups, faces.dataset, evaluation.columns) if evaluation.groups else []
     ending = f"_on_{evaluation.dataset}_{faces.split}" + (f"_{evaluation.subset.stem}" if evaluation.subset else "")
     *folders, common_folder = choose_folders(paths, names, evaluation.output, ending)
     for folder in [*folders, common_folder] if len(paths) > 1 else folders:
@@ -134,16 +155,23 @@ def main(evaluation: Evaluation) -> None:
 
     computed = f"{hardware.device.type}, {str(hardware.precision).removeprefix('torch.')}"
     facts = {**faces.as_dict(), "computed": computed, "bootstrap_seed": evaluation.seed}
+    load = partial(
+        FaceLoader, batch_size=evaluation.batch_size, shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib
+    )
+    to_spoil = load(at_most(faces.dataset, SAMPLE, evaluation.seed), SIDE) if evaluation.corruptions else None
     loaders, pages = {}, []
-    for path, name, model, provenance, folder in zip(paths, names, models, provenances, folders, strict=True):
-        if model.image_size not in loaders:  # pictures are decoded once for all networks of the same input size
-            loaders[model.image_size] = FaceLoader(
-                faces.dataset, model.image_size, evaluation.batch_size,
-                shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib,
-            )  # fmt: skip
-        model.to(hardware.device, memory_format=hardware.memory_format)
-        loader = loaders[model.image_size]
-        result = evaluate_model(model, path, name, provenance, loader, hardware, evaluation.seed)
+    for path, name, folder in zip(paths, names, folders, strict=True):
+        if path in answers:
+            result = score_answers(answers[path], name, faces.dataset, evaluation.seed)
+        else:
+            model = models[path].to(hardware.device, memory_format=hardware.memory_format)
+            if model.image_size not in loaders:  # pictures are decoded once for all networks of the same input size
+                loaders[model.image_size] = load(faces.dataset, model.image_size)
+            loader = loaders[model.image_size]
+            result = evaluate_model(model, path, name, provenances[path], loader, hardware, evaluation.seed)
+            if to_spoil:
+                result = replace(result, corruptions=sweep(model, result.labels, to_spoil, hardware, evaluation.seed))
+        result = replace(result, groups=score_groups(result, groupings, evaluation.seed))
         pages.append((result, draw_pictures(result, faces, folder)))
         write_predictions(result, faces, folder / "predictions.csv")
         write_json(result.as_dict() | facts, folder / "metrics.json")
@@ -152,7 +180,7 @@ def main(evaluation: Evaluation) -> None:
 
     if len(pages) > 1:
         results = [result for result, _ in pages]
-        comparison = compare(results, evaluation.seeds, evaluation.seed)
+        comparison = compare(results, evaluation.seeds, evaluation.seed, groupings)
         pictures = draw_comparison(results, comparison, faces, common_folder)
         write_choices(results, faces, common_folder / "predictions.csv")
         content = {"checkpoints": {result.name: result.as_dict() for result in results}, **comparison.as_dict()}

@@ -44,7 +44,7 @@ class Experiment:
     """The variables: edit them here, or set them as flags (--seed 2). A continued run may change `MayChange` ones."""
 
     # Data
-    base_path_to_dataset: MayChange[Path] = Path("data/RAF-DB")  # folder with train/ and test/, or the official release
+    base_path_to_dataset: MayChange[Path] = Path("data/RAF-DB")  # or other faces by emotion, see docs/data.md
     select_on: Literal["holdout", "test"] = "holdout"  # a tenth of training; "test" is the papers' optimistic protocol
     image_size: int = 224  # pixels, height and width that the network sees
     cache: MayChange[Literal["auto", "device", "memory", "disk", "none"]] = "auto"  # where decoded pictures are kept
@@ -109,7 +109,7 @@ def main(experiment: Experiment) -> None:
     faces = RAFDB(experiment.base_path_to_dataset, "train")
     test = load(RAFDB(experiment.base_path_to_dataset, "test"))
     if experiment.select_on == "holdout":
-        kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed)
+        kept, held_out = stratified_holdout(faces.labels, 0.1, experiment.seed, faces.class_names)
         faces, validation = faces.subset(kept), load(faces.subset(held_out, split="holdout"))
     else:
         validation = test

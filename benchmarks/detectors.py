@@ -204,7 +204,10 @@ def draw_crowd(seed: int, width: int = 4000, height: int = 3000) -> tuple[np.nda
 def measure_crowd(seed: int) -> list[str]:
     """Return the table of recall by size, false boxes and time in a large photograph."""
     picture, heads = draw_crowd(seed)
-    lines = [f"| | {' | '.join(f'{size} px' for size in CROWD)} | false boxes | s | CPU s |", "|---" * (len(CROWD) + 4) + "|"]
+    lines = [
+        f"| | {' | '.join(f'{size} px' for size in CROWD)} | false boxes | s | CPU s |",
+        "|---" * (len(CROWD) + 4) + "|",
+    ]
     detectors = {"YuNet": make_detector("yunet"), "YuNet, as a video": make_detector("yunet", video=True)}
     for name, detector in (detectors | {"Haar": make_detector("haar")}).items():
         detector(picture)  # to warm up

@@ -12,8 +12,9 @@ from diversified_fer.detectors import Detector
 from diversified_fer.faces import label_faces, rows_of
 from diversified_fer.media.arrays import ImageInput, as_rgb, check_range
 from diversified_fer.media.inputs import list_media
-from diversified_fer.media.media import Frame, read_media
+from diversified_fer.media.media import VIDEO_SUFFIXES, Frame, read_media
 from diversified_fer.scores import Classifier
+from diversified_fer.tracking import SMOOTHING, follow_people
 
 BATCH_SIZE = 32
 load_classifier = lru_cache(maxsize=2)(OnnxClassifier)
@@ -25,6 +26,7 @@ def analyze(
     detector: str | Path | Detector = "yunet",
     margin: float = 0.0,
     every: int = 1,
+    smooth: float = SMOOTHING,
     branches: bool = False,
     min_face_score: float | None = None,
     min_face_size: int = 0,
@@ -38,15 +40,17 @@ def analyze(
         detector: as in `diversified_fer.detectors.make_detector`; "none" for pictures that are crops of faces.
         margin: share of a box's side that is added on each of the four sides.
         every: look at every n-th picture of a video.
+        smooth: seconds over which a person's probabilities in a video are averaged; 0 leaves them out.
         branches: also say what each branch chooses.
         min_face_score: leave out faces of which the detector is less sure; None for its own threshold.
         min_face_size: pixels; leave out smaller faces.
 
     Returns:
         A row per face, in the order of the inputs and from left to right, with the columns of predictions.csv: file
-        ("images[2]" for an array), seconds in a video, box in pixels, the detector's score, label, probabilities. A
-        picture without a face and a file that cannot be read are a row each, labelled "no face" and "unreadable";
-        values that they lack are None.
+        ("images[2]" for an array), seconds, frame and person in a video, box in pixels, face_score, label,
+        probabilities; where an input is named as a video is, also the smoothed ones, as columns of all rows. A picture
+        without a face and a file that cannot be read are a row each, labelled "no face" and "unreadable"; values that
+        they lack are None.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
@@ -70,8 +74,10 @@ def analyze(
         for image, paths in zip(pictures, files, strict=True):
             yield from read_media(paths, every) if paths else image
 
-    labelled = label_faces(model, frames(), detector, margin, BATCH_SIZE, min_face_score, min_face_size)
-    return [row for frame, faces in labelled for row in rows_of(frame, faces, model, branches)]
+    found = label_faces(model, frames(), detector, margin, BATCH_SIZE, min_face_score, min_face_size)
+    smoothed = smooth > 0 and any(path.suffix.lower() in VIDEO_SUFFIXES for paths in files for path in paths)
+    labelled = follow_people(found, smooth)
+    return [row for frame, faces in labelled for row in rows_of(frame, faces, model, branches, smoothed)]
 
 
 def as_pictures(image: ImageInput, name: str) -> list[Frame]:

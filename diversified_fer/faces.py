@@ -25,7 +25,7 @@ from diversified_fer.scores import Classifier
 
 PENDING_BYTES = 2**28  # pictures that wait until the network's batch is full
 NO_FACE, UNREADABLE = "no face", "unreadable"  # labels of rows without a face
-PLACE = ("file", "seconds", "x", "y", "width", "height", "face_score")
+PLACE = ("file", "seconds", "frame", "person", "x", "y", "width", "height", "face_score")
 
 
 class LabelledFace(NamedTuple):
@@ -40,6 +40,8 @@ class LabelledFace(NamedTuple):
         branch_labels: what each branch would say.
         affect: valence and arousal in [-1, 1], of a network that has heads for them.
         score: how sure the detector is that this is a face; None where it does not say.
+        person: in a video, who it is: 1 for who was seen first, and so on; from `people.follow_people`.
+        smoothed: in a video, the person's probabilities over a window of time, (K,) float32; from the same.
     """
 
     box: tuple[int, int, int, int]
@@ -50,31 +52,36 @@ class LabelledFace(NamedTuple):
     branch_labels: tuple[str, ...]
     affect: tuple[float, ...] = ()
     score: float | None = None
+    person: int | None = None
+    smoothed: np.ndarray | None = None
 
 
 def rows_of(
-    frame: Frame, faces: Sequence[LabelledFace], model: Classifier, branches: bool = False
+    frame: Frame, faces: Sequence[LabelledFace], model: Classifier, branches: bool = False, smoothed: bool = False
 ) -> list[dict[str, Any]]:
     """Return a picture's faces as plain rows, or one row that says why there is none; None where a value is missing.
 
     The columns are those of `columns_of`.
     """
-    columns = columns_of(model, branches)
-    place = {"file": str(frame.source), "seconds": frame.seconds}
+    columns = columns_of(model, branches, smoothed)
+    place = {"file": str(frame.source), "seconds": frame.seconds, "frame": frame.number}
     if not faces:
         return [dict.fromkeys(columns) | place | {"label": UNREADABLE if frame.error else NO_FACE}]
     rows = []
     for face in faces:
         numbers = [float(value) for value in (*face.probabilities, *face.affect)]
+        if smoothed:
+            numbers += [None] * len(model.labels) if face.smoothed is None else face.smoothed.tolist()
         answers = [face.label, *numbers, *(face.branch_labels if branches else ())]
-        rows.append(place | dict(zip(columns[2:], [*face.box, face.score, *answers], strict=True)))
+        rows.append(place | dict(zip(columns[3:], [face.person, *face.box, face.score, *answers], strict=True)))
     return rows
 
 
-def columns_of(model: Classifier, branches: bool = False) -> list[str]:
-    """Return the columns of a network's rows: place, label, probabilities, affect and, where asked for, branches."""
+def columns_of(model: Classifier, branches: bool = False, smoothed: bool = False) -> list[str]:
+    """Return the columns of a network's rows: place, label, probabilities, affect and, where asked for, more."""
+    window = [f"smoothed_{label}" for label in model.labels] if smoothed else []
     said = [f"branch_{number}" for number in range(1, model.num_branches + 1)] if branches else []
-    return [*PLACE, "label", *(f"probability_{label}" for label in model.labels), *model.dimensions, *said]
+    return [*PLACE, "label", *(f"probability_{label}" for label in model.labels), *model.dimensions, *window, *said]
 
 
 class FaceTable:
@@ -84,6 +91,7 @@ class FaceTable:
         file: where to write, a text file.
         model: the network.
         branches: write what every branch says.
+        smoothed: write the smoothed probabilities of people in videos.
 
     Attributes:
         labels: rows per label.
@@ -92,9 +100,9 @@ class FaceTable:
         undrawable: files that could not be written with boxes.
     """
 
-    def __init__(self, file: TextIO, model: Classifier, branches: bool = False) -> None:
-        self._writer = csv.DictWriter(file, columns_of(model, branches), lineterminator="\n")
-        self._model, self._branches = model, branches
+    def __init__(self, file: TextIO, model: Classifier, branches: bool = False, smoothed: bool = False) -> None:
+        self._writer = csv.DictWriter(file, columns_of(model, branches, smoothed), lineterminator="\n")
+        self._model, self._branches, self._smoothed = model, branches, smoothed
         self.labels: Counter[str] = Counter()
         self.pictures = self.unreadable = self.undrawable = 0
         self._writer.writeheader()
@@ -103,7 +111,7 @@ class FaceTable:
         """Write a picture's faces, or one row that says why there is none."""
         self.pictures += frame.error is None
         self.unreadable += frame.error is not None
-        for row in rows_of(frame, faces, self._model, self._branches):
+        for row in rows_of(frame, faces, self._model, self._branches, self._smoothed):
             self.labels[row["label"]] += 1
             digits = {name: 3 if name == "seconds" else 6 for name, value in row.items() if isinstance(value, float)}
             self._writer.writerow(row | {name: f"{row[name]:.{number}f}" for name, number in digits.items()})

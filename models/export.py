@@ -1,6 +1,7 @@
-"""Takes a trained network elsewhere: to ONNX, to the folder format of the published ESR weights, to half the size.
+"""Takes a trained network elsewhere: to ONNX, to the folders of model hubs and of published ESR weights, to half size.
 
 Run:  python -m models.export checkpoint/esr_ferplus/demo/best.pt --onnx face.onnx --esr-folder face_esr --half face.pt
+      python -m models.export checkpoint/esr_ferplus/demo/best.pt --hub face_hub --license mit
 From another folder: python PROJECT/models/export.py with the same words.
 
 ONNX: the input "images" is (N, 3, image_size, image_size), RGB, uint8 or float32 in [0, 1], for any N; channel order
@@ -13,12 +14,14 @@ Half: a checkpoint like any other with its weights in float16, half as large, to
 """
 
 import json
+import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnx
@@ -35,6 +38,7 @@ from diversified_fer.console import one_line_errors
 from diversified_fer.writing import replacing, write_atomically
 from models.classifier import ExpressionClassifier, default_labels
 from models.esr import ESR
+from models.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Card, Result, write_hub
 from models.weights import (
     BASE_FILE,
     BRANCH_FILE,
@@ -254,6 +258,80 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
     return code
 
 
+def export_hub(
+    checkpoint: str | Path, folder: str | Path, license: str = "other", datasets: Sequence[str] = ()
+) -> Card:
+    """Write a network as the folder that model hubs expect: config.json, model.safetensors and README.md, its card.
+
+    The written folder is read back and compared bit for bit before anything is put in place. The card names the data
+    and the numbers of the metrics.json beside the checkpoint, where a training script has written one, and takes over
+    a page of the checkpoint's name in Markdown.
+
+    Args:
+        checkpoint: in any format that `load_model` reads.
+        folder: where to write; created when missing.
+        license: for the card, an identifier that hubs know, such as "mit" or "cc-by-nc-4.0".
+        datasets: that the network was trained on, where that is not recorded.
+
+    Returns:
+        What the card says.
+
+    Raises:
+        ExportError: when `folder` is a file or holds other things than such a network.
+        FileNotFoundError, CheckpointError: as `load_model`.
+    """
+    checkpoint, folder = Path(checkpoint), Path(folder).absolute()
+    own = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, ".gitattributes", ".git"}
+    if folder.is_file() or (folder.is_dir() and {path.name for path in folder.iterdir()} - own):
+        raise ExportError(
+            f"{folder} is a file, or holds other things than {CONFIG_FILE}, {WEIGHTS_FILE} and {CARD_FILE}; name "
+            "another folder, or a new one"
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise ExportError(
+            f"license is {license!r}; expected an identifier such as mit, apache-2.0, cc-by-nc-4.0 or other"
+        )
+    model = load_model(checkpoint)
+    content = describe_model(model) | {"temperature": getattr(model, "temperature", 1.0)}
+    if not checkpoint.is_dir():
+        read = read_tensors(checkpoint)
+        content |= {
+            name: read[name] for name in ("measured", "variables") if read.get("format") == FORMAT and name in read
+        }
+    card = _card(checkpoint, content, license, datasets)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        unchecked = Path(temporary)
+        write_hub(content, card, unchecked)
+        written, read_back = content["state_dict"], load_model(unchecked).state_dict()
+        if written.keys() != read_back.keys() or not all(torch.equal(written[k].cpu(), read_back[k]) for k in written):
+            raise ExportError("the folder did not load back as it was written; nothing was put in place")
+        folder.mkdir(exist_ok=True)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)  # without it nobody reads a mixture of two networks
+        for name in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):
+            (unchecked / name).replace(folder / name)
+    return card
+
+
+def _card(checkpoint: Path, content: dict[str, Any], license: str, datasets: Sequence[str]) -> Card:
+    """Return what is known of a network: its run's metrics.json says the data, where it is of these weights."""
+    whole = checkpoint.absolute()
+    name = "-".join((whole if whole.is_dir() else whole.with_suffix("")).parts[-2:])
+    page = whole.with_suffix(".md")
+    text = page.read_text("utf-8") if page.is_file() else ""
+    written = checkpoint.parent / "metrics.json"
+    try:
+        found = json.loads(written.read_text("utf-8")) if written.is_file() else {}
+    except ValueError:
+        found = {}
+    if not isinstance(found, dict) or not content.get("measured") or found.get("found") != content["measured"]:
+        return Card(name, license, datasets, text=text)
+    data, best = found["data"], found["best"]
+    values = {which: best[which] for which in ("accuracy", "macro_f1")}
+    result = Result(data["name"], data["split"], best["n"], values)
+    return Card(name, license, datasets or [data["source"]], [result], text)
+
+
 def _check_esr_folder(model: ExpressionClassifier, folder: str | Path) -> Path:
     folder = Path(folder).absolute()
     if not isinstance(model, ESR):
@@ -310,6 +388,9 @@ class Export:
     checkpoint: Annotated[Path, tyro.conf.Positional]  # a .pt checkpoint, a released MA-Net file or an ESR folder
     onnx: Path | None = None  # the ONNX file to write
     esr_folder: Path | None = None  # the folder to write, in the published ESR format
+    hub: Path | None = None  # the folder to write, as model hubs expect it: config.json, model.safetensors, README.md
+    license: str = "other"  # of the weights, for the hub's card: mit, apache-2.0, cc-by-nc-4.0, ...
+    datasets: str = ""  # that the network was trained on, for the hub's card, with commas between
     half: Path | None = None  # the checkpoint to write with weights in half precision
     input_type: Literal["uint8", "float32"] = "uint8"  # what the ONNX file takes: uint8, or float32 in [0, 1]
     onnx_half: bool = False  # store the ONNX file's weights in float16; it computes in float32 all the same
@@ -318,8 +399,8 @@ class Export:
 
 def main(export: Export) -> None:
     """Write what was asked for, and say in one line each what it is."""
-    if export.onnx is None and export.esr_folder is None and export.half is None:
-        raise ExportError("nothing to write: name --onnx FILE, --esr-folder FOLDER or --half FILE")
+    if (export.onnx, export.esr_folder, export.hub, export.half) == (None,) * 4:
+        raise ExportError("nothing to write: name --onnx FILE, --esr-folder FOLDER, --hub FOLDER or --half FILE")
     model = load_model(export.checkpoint, normalization=export.normalization)
     if export.esr_folder is not None:  # what cannot be written is said before the ONNX file is
         _check_esr_folder(model, export.esr_folder)
@@ -338,6 +419,15 @@ def main(export: Export) -> None:
             f"{len(model.branches)} of {len(model.branches)} branches, equal bit for bit when read back. Load it with"
         )
         print("from models import load_model\n" + code)
+    if export.hub is not None:
+        datasets = [name.strip() for name in export.datasets.split(",") if name.strip()]
+        card = export_hub(export.checkpoint, export.hub, export.license, datasets)
+        size = sum((export.hub / name).stat().st_size for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
+        known = ", ".join(result.data for result in card.results) or "no recorded numbers: add yours to its README.md"
+        print(
+            f"wrote {export.hub} ({size / 1e6:.1f} MB): config.json, model.safetensors, README.md (licence "
+            f"{card.license}; {known}), equal bit for bit when read back by load_model"
+        )
     if export.half is not None:
         export_half(export.checkpoint, export.half)
         print(f"wrote {export.half} ({export.half.stat().st_size / 1e6:.1f} MB): the same network in half precision")

@@ -21,7 +21,8 @@ from diversified_fer.contents import ARCHIVE, ELSEWHERE, recognize
 BASE_FILE, BRANCH_FILE = "Net-Base-Shared_Representations.pt", "Net-Branch_{}.pt"
 EXPECTED = (
     "a checkpoint written by this project (best.pt, last.pt), a folder with "
-    f"{BASE_FILE} and {BRANCH_FILE.format(1)}, or a released MA-Net .pth file"
+    f"{BASE_FILE} and {BRANCH_FILE.format(1)}, a folder with config.json and model.safetensors, or a released MA-Net "
+    ".pth file"
 )
 UNPACK = "unpack it, and name the file or folder that comes out"
 TEXT = bytes(range(32, 127)) + bytes(range(128, 256)) + b"\t\r\n\f"
@@ -110,6 +111,8 @@ def describe_other(head: bytes, path: Path) -> str | None:
         return "is a part of a TensorFlow network; only PyTorch's weights are read"
     if head[0] == 8 and head[1:2] < b"\x20" and head[2:3] in b"\x12\x1a\x22\x28\x32\x3a\x42" and len(head) > 2:
         return "is an ONNX file, which holds a program: name the checkpoint that it was made from"
+    if head[8:9] == b"{" and (path.parent / "config.json").is_file():
+        return "is a safetensors file with a config.json beside it: name their folder"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return (
             "is a safetensors file: read it with safetensors.torch.load_file, write what you get with torch.save and "

@@ -30,6 +30,7 @@ from models.files import (
     shown,
     some,
 )
+from models.hub import is_hub_folder, read_hub
 from models.manet import MANet
 from models.statedict import INPUT_BUFFERS, describe, find_state, load_state, nothing_fits, unwrap, walk
 
@@ -52,8 +53,9 @@ def load_model(
     """Load a trained network in evaluation mode, from any supported format.
 
     Args:
-        path: a `.pt` checkpoint of this project, a folder of published ESR weights, or a published MA-Net file; None
-            for the small network that the project ships (`checkpoint/ferplus_small.md` says what it is worth).
+        path: a `.pt` checkpoint of this project, a folder that it wrote for a model hub (config.json and
+            model.safetensors), a folder of published ESR weights, or a published MA-Net file; None for the small
+            network that the project ships (`checkpoint/ferplus_small.md` says what it is worth).
         device: where to put the network: "cpu", "cuda", "cuda:1", ..., or "auto" for a GPU where there is one.
         normalization: what published weights saw ("rgb", "bgr" or "imagenet"), where the default of their format is
             wrong: BGR for ESR folders of 8 classes, ImageNet for those of 7 (the diversified RAF-DB weights), RGB for
@@ -66,7 +68,13 @@ def load_model(
     """
     place = find_device(device)
     path = SHIPPED if path is None else Path(path)
-    if is_folder(path):
+    if is_folder(path) and is_hub_folder(path):
+        if normalization is not None:
+            raise CheckpointError(f"{path} carries its own normalisation; leave `normalization` out")
+        content = read_hub(path)
+        model = build_model(content, path)
+        model.temperature = content["temperature"]
+    elif is_folder(path):
         model = _read_esr_folder(path, normalization)
     else:
         content = read_tensors(path)

@@ -135,7 +135,7 @@ def test_predict_takes_paths(tmp_path):
 def test_the_wheel_labels_a_photo_without_pytorch(photograph, tmp_path):
     source = tmp_path / "source"  # a build leaves its files there
     shutil.copytree(ROOT / "diversified_fer", source / "diversified_fer")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-video.txt"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)

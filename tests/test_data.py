@@ -140,10 +140,10 @@ def test_raf_db_in_three_layouts(drawn, capsys):
 
 
 def test_raf_db_faults(drawn, tmp_path):
-    for name in ("angry", "happy"):
-        grey(tmp_path / "alphabetical" / "train" / name / "a.jpg")
-    with pytest.raises(DatasetError, match=r"class folders angry, happy.*rename the folders"):
-        RAFDB(tmp_path / "alphabetical", "train")
+    for name in ("a", "b"):
+        grey(tmp_path / "letters" / "train" / name / "a.jpg")
+    with pytest.raises(DatasetError, match=r"class folders a, b.*rename the folders"):
+        RAFDB(tmp_path / "letters", "train")
     grey(tmp_path / "official" / "Image" / "aligned" / "train_1_aligned.jpg")
     listing = tmp_path / "official" / "EmoLabel" / "list_patition_label.txt"
     listing.parent.mkdir()

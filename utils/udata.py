@@ -24,14 +24,15 @@ from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.ferplus import FERPLUS_VOTES_TO_EMOTIONS, labels_from_votes, read_votes
 from utils.preparing.kaggle import TABLES, find_labels, read_labels, why_missing
 from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
+from utils.preparing.named import SPLITS, is_named, read_named
 from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
 from utils.preparing.table import DatasetError, printable
 
 __all__ = [
-    "EMOTIONS", "FERPLUS_VOTES_TO_EMOTIONS", "RAFDB", "RAFDB_TO_EMOTIONS", "AffectNet", "DatasetError", "FERPlus",
-    "FaceDataset", "at_most", "at_most_per_label", "labels_from_votes", "pre_process_affect_net",
-    "pre_process_fer_plus", "read_image", "read_votes", "stratified_holdout",
+    "EMOTIONS", "FERPLUS_VOTES_TO_EMOTIONS", "RAFDB", "RAFDB_TO_EMOTIONS", "AffectNet", "DatasetError",
+    "EmotionFolders", "FERPlus", "FaceDataset", "at_most", "at_most_per_label", "labels_from_votes",
+    "pre_process_affect_net", "pre_process_fer_plus", "read_image", "read_votes", "stratified_holdout",
 ]  # fmt: skip
 
 AFFECTNET_NAME = re.compile(r"(\d{1,9})[_s](\d{1,2})[_s](-?\d{1,4})[_s](-?\d{1,4})", re.ASCII)
@@ -130,7 +131,9 @@ def at_most(dataset: FaceDataset, maximum: int | None, seed: int) -> FaceDataset
     return dataset.subset(np.sort(chosen), f"{dataset.name}, {maximum:,} of {len(dataset):,} faces")
 
 
-def stratified_holdout(labels: np.ndarray, fraction: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels: np.ndarray, fraction: float = 0.1, seed: int = 0, class_names: Sequence[str] = EMOTIONS
+) -> tuple[np.ndarray, np.ndarray]:
     """Set a share of every class apart for selection, at least one face of each; returns kept and held-out indices.
 
     Training keeps at least one face of every class: a class of a single face is not held out, and this is printed.
@@ -143,7 +146,7 @@ def stratified_holdout(labels: np.ndarray, fraction: float = 0.1, seed: int = 0)
     for label in np.unique(labels):
         members = order[labels[order] == label]
         held.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
-        single += [EMOTIONS[label]] if len(members) == 1 else []
+        single += [class_names[label]] if len(members) == 1 else []
     held_out = np.sort(np.concatenate([np.empty(0, np.int64), *held]))
     if not len(held_out):
         raise DatasetError(f"none of {len(labels):,} faces can be held out for selection: no class has two of them")
@@ -313,11 +316,12 @@ class RAFDB(FaceDataset):
 
     Args:
         root: folder with `train/0..6` and `test/0..6` (our order), `train/1..7` and `test/1..7` (the official order),
-            or the official release: `EmoLabel/list_patition_label.txt` with `Image/aligned/*_aligned.jpg`.
+            or the official release: `EmoLabel/list_patition_label.txt` with `Image/aligned/*_aligned.jpg`. Or any
+            faces with an emotion's name each, in a layout of `EmotionFolders`; their classes are those that occur.
         split: "train" or "test".
 
     Raises:
-        DatasetError: when the layout is another, in particular class folders of other names.
+        DatasetError: when the layout is another, in particular class folders whose names tell no emotion.
     """
 
     source = "RAF-DB"
@@ -328,17 +332,50 @@ class RAFDB(FaceDataset):
         root = find_root(Path(root), marks)
         official = one_named(root, "basic") if one_named(root, "basic").is_dir() else root
         list_file = below(official, "EmoLabel/list_patition_label.txt")
-        listing = Listing()
-        if list_file.is_file():
+        listing, class_names = Listing(), EMOTIONS[:7]
+        if not list_file.is_file() and is_named(root, split):
+            paths, labels, class_names, found = read_named(root, split, listing)
+            self.source = root.absolute().stem
+        elif list_file.is_file():
             paths, labels = read_list(list_file, below(official, "Image/aligned"), split, listing)
             found = "the official list, labels 1..7"
         else:
             paths, labels, found = read_class_folders(root, split, listing)
-        super().__init__(f"RAF-DB {split}", paths, np.array(labels, dtype=np.int64), 7, listing, split)
+        super().__init__(f"{self.source} {split}", paths, np.array(labels, dtype=np.int64), 7, listing, split)
+        self.class_names = class_names
         print_found(self.name, len(paths), root, listing.left_out, found)
         absent = [name for label, name in enumerate(self.class_names) if label not in set(labels)]
         if absent and found.startswith("class folders"):
             print(f"{self.name}: no face of {', '.join(absent)}")
+
+
+class EmotionFolders(FaceDataset):
+    """Faces in folders named after emotions, or named with their label in a table; any data set can be brought so.
+
+    The names are those of `EMOTIONS` and common words for them (happy, sad, angry, ...), in any case. The classes are
+    the emotions that occur in any split, in our order.
+
+    Args:
+        root: folder with `Happiness/`, `sad/`, ...; or with `train/`, `valid/` and `test/` of such folders; or a table
+            (CSV) with the columns file and label, and possibly split; or a folder with such tables (`test.csv`).
+        split: "train", "valid" or "test"; None for all faces of a data set without splits, otherwise for "test".
+        columns: "theirs=ours" for names of a table's columns, with commas between: "image=file,emotion=label".
+        names: "theirs=ours" for other names of classes: "joy=Happiness".
+
+    Raises:
+        DatasetError: when there are fewer than two emotions, or pictures of the table are missing.
+    """
+
+    def __init__(self, root: str | Path, split: str | None = None, columns: str = "", names: str = "") -> None:
+        if split is not None:
+            _check_split(split, tuple(SPLITS))
+        root, listing = Path(root), Listing()
+        paths, labels, class_names, found = read_named(root, split, listing, columns, names)
+        self.source = root.absolute().stem
+        name = f"{self.source} {split}" if split else self.source
+        super().__init__(name, paths, np.array(labels, dtype=np.int64), len(class_names), listing, split or "all")
+        self.class_names = class_names
+        print_found(name, len(paths), root, listing.left_out, found)
 
 
 def _check_split(split: str, splits: tuple[str, ...]) -> None:

@@ -152,6 +152,12 @@ def compute_differences(
     }
 
 
+def confusion_of(probabilities: Tensor, targets: Tensor) -> np.ndarray:
+    """Count the faces of each class (row) that probabilities (N, K) give each label (column), (K, K)."""
+    K = probabilities.shape[1]
+    return sum_in_cells(_cells(probabilities, targets)[0][None], K * K).reshape(K, K)
+
+
 def compute_rates(confusion: np.ndarray, whole: np.ndarray | None = None) -> Rates:
     """Compute the rates of confusion matrices (..., K, K), rows the labels and columns the predictions.
 

@@ -226,6 +226,20 @@ def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, titl
     return figure
 
 
+def plot_severities(curves: dict[str, Sequence[float]], title: str) -> Figure:
+    """Plot how accuracy falls with the severity of each corruption, from 0 for none: {corruption: shares}."""
+    figure, axes = draw_axes(WIDTH, 4.2, title)
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(curves)))
+    for (name, values), color, marker in zip(curves.items(), colors, "osD^v*P"[: len(curves)], strict=True):
+        axes.plot(100 * np.asarray(values), color=color, marker=marker, markersize=4, linewidth=1.4, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, 100)
+    axes.set(xlabel="severity (0: as they are)", ylabel="accuracy (%)")
+    _tidy(axes, "both")
+    figure.legend(frameon=False, fontsize=LETTERS, ncols=3, loc="outside lower center")
+    return figure
+
+
 def plot_points(
     points: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str
 ) -> Figure:

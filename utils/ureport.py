@@ -67,15 +67,18 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     return metrics
 
 
-def score(model: ExpressionClassifier, predictions: Predictions, seed: int = 0) -> dict[str, Metrics]:
+def score(
+    model: ExpressionClassifier, predictions: Predictions, seed: int = 0, labels: tuple[str, ...] | None = None
+) -> dict[str, Metrics]:
     """Score the ensemble (the network's own mixture, and the plurality vote) and every branch.
 
-    `seed` is that of the bootstrap.
+    `seed` is that of the bootstrap; `labels` are the classes that the scores are of, by default the network's.
     """
+    labels = model.labels if labels is None else labels
     branch_logits, targets, _ = predictions
     probabilities = {f"ensemble ({how})": model.combine(branch_logits, how) for how in ("mean", "vote")}
     probabilities |= {f"branch {b}": logits.softmax(dim=1) for b, logits in enumerate(branch_logits, start=1)}
-    return {name: compute_metrics(values, targets, model.labels, seed) for name, values in probabilities.items()}
+    return {name: compute_metrics(values, targets, labels, seed) for name, values in probabilities.items()}
 
 
 def describe(metrics: Metrics) -> str:

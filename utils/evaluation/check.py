@@ -24,9 +24,11 @@ from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.folder import Listing
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
-from models.weights import SHIPPED
+from models.weights import SHIPPED, CheckpointError
+from utils.evaluation.classes import canonical
 from utils.evaluation.copies import Content, Finding, Split, check_copies, content_of, some
 from utils.preparing.annotations import find_affect_net
+from utils.preparing.named import splits_in
 from utils.preparing.table import printable
 from utils.udata import (
     FERPLUS_VOTES_TO_EMOTIONS,
@@ -34,6 +36,7 @@ from utils.udata import (
     RAFDB_TO_EMOTIONS,
     AffectNet,
     DatasetError,
+    EmotionFolders,
     FaceDataset,
     FERPlus,
     at_most_per_label,
@@ -85,15 +88,17 @@ DATASETS = {
 }
 
 
-def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
+def check(dataset: str, root: Path, network: Path | None, columns: str = "", names: str = "") -> list[Finding]:
     """Look a data set over, print what was found, and return what is not as it should be.
 
     Args:
-        dataset: a name in `DATASETS`.
+        dataset: a name in `DATASETS`, or "folder" for faces whose labels are words (`utils.udata.EmotionFolders`).
         root: its folder, as in the training scripts.
         network: a trained network whose answers the labels are compared with; None leaves that out.
+        columns, names: as `EmotionFolders` takes them.
     """
-    known, model = DATASETS[dataset], load_model(network) if network else None
+    known = _named_dataset(root, columns, names) if dataset == "folder" else DATASETS[dataset]
+    model = load_model(network) if network else None
     findings: list[Finding] = []
     splits = []
     for name, published in known.published.items():
@@ -115,6 +120,18 @@ def check(dataset: str, root: Path, network: Path | None) -> list[Finding]:
         print(printable(f"{finding.level}: {finding.text}", 4000) + f"\n    what to do: {finding.remedy}")
     print(f"{root}: {errors} errors, {len(findings) - errors} notes")
     return findings
+
+
+def _named_dataset(root: Path, columns: str, names: str) -> PublishedDataset:
+    """Return a data set of which nothing is published, with the splits that it has."""
+    splits = splits_in(root, columns, names)
+    if splits == [None]:
+        EmotionFolders(root, None, columns, names)  # or says what is wrong
+    return PublishedDataset(
+        lambda root, split: EmotionFolders(root, None if split == "all" else split, columns, names),
+        {split or "all": None for split in splits},
+        "",
+    )
 
 
 def check_counts(split: Split, published: Sequence[int] | None, source: str) -> list[Finding]:
@@ -146,11 +163,15 @@ def check_counts(split: Split, published: Sequence[int] | None, source: str) -> 
 def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]:
     """Decode every picture to its end; returns what they show, and a finding for those that cannot be read."""
 
+    animated: list[Path] = []
+
     def read(path: Path) -> Content | str:
         if not path.is_file():  # a pipe would be waited for
             return printable(f"{path} is a link to nothing, or no file", 400)
         try:
             with Image.open(path) as image:
+                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                    animated.append(path)
                 image.load()  # refuses a file that lost its end, which OpenCV fills with grey
                 return content_of(image)
         except Exception as error:  # a damaged file raises whatever its first wrong byte leads to
@@ -165,7 +186,12 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]
     broken = [value for value in contents if isinstance(value, str)]
     text = f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}"
     remedy = "restore them from the archive, or preprocess those rows again"
-    return content, [Finding("error", text, remedy)] if broken else []
+    findings = [Finding("error", text, remedy)] if broken else []
+    if animated:
+        listed = some(printable(str(path), 300) for path in sorted(animated))
+        text = f"{len(animated):,} files hold several pictures (animations, documents): {listed}"
+        findings.append(Finding("note", text, "the first picture of each is taken; split them if you want the others"))
+    return content, findings
 
 
 def check_labels(
@@ -180,6 +206,8 @@ def check_labels(
     findings = []
 
     def judge(fit: Callable[[np.ndarray], float], evidence: str, bad: float, better: float) -> None:
+        if isinstance(faces, EmotionFolders):  # labels that are words have no order
+            return
         own = fit(np.arange(K))
         name, best = max(((name, fit(np.array(order))) for name, order in orders(K).items()), key=lambda pair: pair[1])
         if own < bad <= best and best > own + better:
@@ -207,7 +235,8 @@ def check_labels(
     if model is None:
         return findings
     answers = ask(model, faces, readable)
-    enough = answers.sum(axis=1) >= FEWEST
+    own = [canonical(label) for label in model.labels]
+    enough = (answers.sum(axis=1) >= FEWEST) & np.isin([canonical(name) for name in faces.class_names], own)
     if enough.sum() < K / 2:  # too few faces to tell
         return findings
     answers = answers / np.maximum(answers.sum(axis=1, keepdims=True), 1)  # of each class, what it looks like
@@ -273,14 +302,26 @@ def orders(K: int) -> dict[str, Sequence[int]]:
 def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) -> np.ndarray:
     """Show a network a sample of the faces, as many of each class where there are.
 
+    It chooses among the classes that it shares with the data.
+
     Returns:
         how many faces of each label (row) it takes for each class (column), (K, K).
     """
     K = len(faces.class_names)
     known = np.array([index for index, path in enumerate(faces.paths) if path in readable], dtype=np.int64)
     sample = known[at_most_per_label(faces.labels[known], SAMPLE // K, seed=0)]
-    answers = model.predict([read_image(faces.paths[index]) for index in sample]) if len(sample) else np.empty((0, K))
-    cells = faces.labels[sample].astype(np.int64) * K + np.asarray(answers[:, :K].argmax(1))
+    if not len(sample):
+        return np.zeros((K, K), dtype=np.int64)
+    answers = np.asarray(model.predict([read_image(faces.paths[index]) for index in sample]))
+    own = [canonical(label) for label in model.labels]
+    shared = [k for k, name in enumerate(faces.class_names) if canonical(name) in own]
+    if not shared:
+        raise CheckpointError(
+            f"the network predicts {', '.join(model.labels[:8])}, {faces.name} has {', '.join(faces.class_names)}: no "
+            "class is shared; name another with --network, or --network None"
+        )
+    columns = [own.index(canonical(faces.class_names[k])) for k in shared]
+    cells = faces.labels[sample].astype(np.int64) * K + np.array(shared)[answers[:, columns].argmax(1)]
     return np.bincount(cells, minlength=K * K).reshape(K, K)
 
 
@@ -299,18 +340,22 @@ def _remedy_for_missing(dataset: str, root: Path) -> str:
 
 
 def command(
-    dataset: tyro.conf.Positional[Literal["affectnet", "ferplus", "rafdb"]],
+    dataset: tyro.conf.Positional[Literal["affectnet", "ferplus", "rafdb", "folder"]],
     root: tyro.conf.Positional[Path],
     network: Path | None = SHIPPED,
+    columns: str = "",
+    names: str = "",
 ) -> int:
     """Look a data set over: layout, counts, unreadable and doubled pictures, order of the labels.
 
     Args:
-        dataset: which one it should be.
+        dataset: which one it should be; "folder" for folders named after emotions, or a table of files and labels.
         root: the folder that the scripts take as base_path_to_dataset.
         network: a trained network whose answers the labels are compared with; None leaves that out.
+        columns: names of columns in your table, "image=file,emotion=label".
+        names: names of classes in your folders or table, "joy=Happiness".
     """
-    return int(any(finding.level == "error" for finding in check(dataset, root, network)))
+    return int(any(finding.level == "error" for finding in check(dataset, root, network, columns, names)))
 
 
 if __name__ == "__main__":

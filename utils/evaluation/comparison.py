@@ -11,6 +11,7 @@ from diversified_fer.writing import new_table
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
 from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
+from utils.evaluation.groups import Grouping, compare_groups
 from utils.evaluation.subset import ScoredFaces
 from utils.umetrics import Difference, compute_differences
 from utils.ureport import NUMBERS
@@ -36,11 +37,13 @@ class Comparison(NamedTuple):
         differences: of every checkpoint from the first; None for seeds.
         seeds: mean and deviation of every number; None where the checkpoints are no seeds of one experiment.
         differing: variables in which the seeds' runs differ otherwise, with the value of each.
+        groups: of every checkpoint the differences from the first in each group (column, name) of faces.
     """
 
     differences: dict[str, dict[str, Difference]] | None
     seeds: dict[str, SeedSummary] | None
     differing: dict[str, list[Any]]
+    groups: dict[str, dict[tuple[str, str], dict[str, Difference]]] = {}  # noqa: RUF012 - is not written to
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -49,7 +52,15 @@ class Comparison(NamedTuple):
             for name, found in self.differences.items()
         }
         seeds = self.seeds and {name: summary._asdict() for name, summary in self.seeds.items()}
-        return {"differences_from_the_first": differences, "seeds": seeds, "variables_that_differ": self.differing}
+        plain = {"differences_from_the_first": differences, "seeds": seeds, "variables_that_differ": self.differing}
+        groups = {
+            name: {
+                f"{column}: {group}": {which: difference._asdict() for which, difference in found.items()}
+                for (column, group), found in of_groups.items()
+            }
+            for name, of_groups in self.groups.items()
+        }
+        return plain | ({"differences_by_group": groups} if groups else {})
 
 
 def check_seeds(
@@ -77,7 +88,9 @@ def check_seeds(
         raise CheckpointError(f"two runs have the same seed ({listing}); leave --seeds out to compare them")
 
 
-def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comparison:
+def compare(
+    results: Sequence[ScoredCheckpoint], seeds: bool, seed: int, groupings: Sequence[Grouping] = ()
+) -> Comparison:
     """Compare several checkpoints on the same faces.
 
     Args:
@@ -85,6 +98,7 @@ def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comp
         seeds: they are runs of one experiment: mean and deviation of the ensemble's numbers. Otherwise every one after
             the first is compared with the first, on the same samples of the same faces.
         seed: seed of the bootstrap.
+        groupings: of the faces, to be compared in each group too.
     """
     if seeds:
         values = {name: [getattr(result.ensemble, name) for result in results] for name in NUMBERS}
@@ -101,7 +115,8 @@ def compare(results: Sequence[ScoredCheckpoint], seeds: bool, seed: int) -> Comp
         )
         for result in results[1:]
     }
-    return Comparison(differences, None, {})
+    by_group = {result.name: compare_groups(first, result, groupings, seed) for result in results[1:] if groupings}
+    return Comparison(differences, None, {}, by_group)
 
 
 def write_predictions(result: ScoredCheckpoint, faces: ScoredFaces, path: Path) -> None:

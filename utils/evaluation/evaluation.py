@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,11 @@ from models.esr import ESR
 from models.inference import optimize_for_inference
 from models.weights import FORMAT, CheckpointError, read_tensors
 from utils.evaluation.branches import Disagreement, Similarity, measure_disagreement, watch_features
+from utils.evaluation.classes import columns_of, keep_columns
 from utils.uaffect import AffectMetrics, compute_affect_metrics
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
-from utils.umetrics import Metrics
+from utils.umetrics import Metrics, compute_metrics
 from utils.upipeline import FaceLoader
 from utils.ureport import score
 from utils.utrain import Predictions, predict_dataset
@@ -102,6 +103,10 @@ class ScoredCheckpoint:
         similarity: None for a network with one branch or without features to compare.
         disagreement: None for a network with one branch.
         mistakes: the surest first.
+        has_probabilities: off for the answers of another tool that are labels alone.
+        is_table: whether these are the answers of another tool.
+        groups: numbers by group of faces (`utils.evaluation.groups`).
+        corruptions: numbers on spoiled pictures (`utils.evaluation.corruptions`).
     """
 
     name: str
@@ -118,6 +123,10 @@ class ScoredCheckpoint:
     similarity: Similarity | None
     disagreement: Disagreement | None
     mistakes: list[Mistake]
+    has_probabilities: bool = True
+    is_table: bool = False
+    groups: list[Any] = field(default_factory=list)
+    corruptions: list[Any] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: where the checkpoint comes from, and its numbers."""
@@ -131,7 +140,15 @@ class ScoredCheckpoint:
             "affect": self.affect and self.affect.as_dict(),
             "similarity": self.similarity and self.similarity.as_dict(),
             "disagreement": self.disagreement and self.disagreement.as_dict(),
+            **({"groups": self._groups_as_dict()} if self.groups else {}),
+            **({"corruptions": [row.as_dict() for row in self.corruptions]} if self.corruptions else {}),
         }
+
+    def _groups_as_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for group in self.groups:
+            found.setdefault(group.column, {})[group.name] = group.as_dict()
+        return found
 
     @property
     def ensemble(self) -> Metrics:
@@ -148,7 +165,7 @@ def evaluate_model(
     hardware: Hardware,
     seed: int,
 ) -> ScoredCheckpoint:
-    """Score a network on the faces of a loader, which is not shuffled.
+    """Score a network on the faces of a loader, which is not shuffled, by the classes that these have.
 
     Args:
         model: the network, on its device.
@@ -163,22 +180,28 @@ def evaluate_model(
     fast = optimize_for_inference(model, hardware.precision)
     with watch_features(fast, len(faces)) as sample:
         predictions = predict_dataset(fast, loader, hardware)
-    probabilities = model.combine(predictions.branch_logits)
+    affect = measure_affect(model, predictions, faces, seed)
+    labels, columns = tuple(faces.class_names), columns_of(model.labels, faces.class_names)
+    probabilities = keep_columns(model.combine(predictions.branch_logits), columns)
+    predictions = predictions._replace(branch_logits=predictions.branch_logits[:, :, columns])
+    metrics = score(model, predictions, seed, labels)
+    if len(labels) < len(model.labels):  # a mixture of all its classes, of which these are kept
+        metrics[ENSEMBLE] = compute_metrics(probabilities, predictions.targets, labels, seed)
     return ScoredCheckpoint(
         name=name,
         path=path,
         description=describe_network(model),
         predicts_affect=model.predicts_affect,
-        affect=measure_affect(model, predictions, faces, seed),
-        labels=model.labels,
+        affect=affect,
+        labels=labels,
         provenance=provenance,
         predictions=predictions,
         probabilities=probabilities,
-        metrics=score(model, predictions, seed),
+        metrics=metrics,
         branches=model.branch_names,
         similarity=sample.similarity,
         disagreement=measure_disagreement(predictions.branch_logits, predictions.targets),
-        mistakes=find_mistakes(probabilities, predictions, faces, model.labels),
+        mistakes=find_mistakes(probabilities, predictions, faces, labels),
     )
 
 

@@ -11,6 +11,7 @@ from diversified_fer.writing import write_atomically
 from utils.evaluation.comparison import Comparison
 from utils.evaluation.evaluation import ScoredCheckpoint
 from utils.evaluation.subset import ScoredFaces
+from utils.evaluation.tables import Table, list_corruptions, list_group_differences, list_groups
 from utils.ubootstrap import RESAMPLES
 from utils.udata import read_image
 from utils.umetrics import CALIBRATION_BINS, COMPARED
@@ -22,6 +23,7 @@ from utils.uplot import (
     plot_intervals,
     plot_matrix,
     plot_reliability,
+    plot_severities,
     write_figure,
 )
 from utils.ureport import NUMBERS, number, percent, signed, span
@@ -29,14 +31,6 @@ from utils.ureport import NUMBERS, number, percent, signed, span
 TEMPLATE = "report.html.jinja"
 DPI = 200
 FEW_FACES = 30
-
-
-class Table(NamedTuple):
-    """A table of plain values; the first cell of every row is its heading."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
 
 
 class Picture(NamedTuple):
@@ -64,7 +58,12 @@ class Picture(NamedTuple):
 
 def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> list[Picture]:
     """Plot what was measured of a checkpoint, and write each plot into its folder."""
-    for pattern in ("similarity_*.png", "disagreement*.png", "mistakes.png"):  # of an earlier network at this place
+    for pattern in (
+        "similarity_*.png",
+        "disagreement*.png",
+        "mistakes.png",
+        "corruptions.png",
+    ):  # of an earlier network at this place
         for outdated in folder.glob(pattern):
             outdated.unlink()
     metrics, labels = result.ensemble, result.labels
@@ -152,6 +151,19 @@ def draw_pictures(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) ->
             "Grid of faces; the table below it has their files, labels and predictions.",
             Table("Most confident mistakes", ("Label", "Prediction", "Confidence"), rows),
         )
+    if result.corruptions:
+        none, *spoiled = result.corruptions
+        curves: dict[str, list[float]] = {}
+        for row in spoiled:
+            curves.setdefault(row.corruption, [none.accuracy]).append(row.accuracy)
+        add(
+            "corruptions.png",
+            "Accuracy on spoiled pictures",
+            plot_severities(curves, subject),
+            "Accuracy by kind and severity of corruption; the table “Spoiled pictures” has the parameters and numbers.",
+            f"Curves of accuracy, from {percent(none.accuracy)} on the pictures as they are down to "
+            f"{percent(min(row.accuracy for row in spoiled))}.",
+        )
     return pictures
 
 
@@ -231,6 +243,10 @@ def write_report(
         bins=CALIBRATION_BINS,
         seed=seed,
         computed=computed,
+        list_groups=list_groups,
+        list_group_differences=list_group_differences,
+        list_corruptions=list_corruptions,
+        has_groups=any(result.groups for result, _ in results),
     )
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
@@ -250,6 +266,8 @@ def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
         "would probably do worse.": unrecorded,
         f"Fewer than {FEW_FACES} faces: {few}. Their intervals are rough, and a share of 0 or 100 % has an interval "
         "without width, because resampling cannot show what did not happen.": few,
+        "These are labels without probabilities: each counts as certain, so the calibration error is the share of "
+        "mistakes, and the surest mistakes are the first ones.": not result.has_probabilities,
         f"No faces with the label {absent}: left out of the mean class accuracy.": absent,
     }
     return [warning for warning, holds in warnings.items() if holds]
@@ -257,6 +275,9 @@ def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
 
 def list_missing(result: ScoredCheckpoint) -> list[str]:
     """Say what was not computed for a checkpoint, and why."""
+    if result.is_table:
+        what = "Branches, their similarity, seed and training: these are answers of another tool, read from a table."
+        return [what] + ([] if result.mistakes else ["Most confident mistakes: there are none."])
     single = result.disagreement is None
     featureless, unannotated = result.similarity is None and not single, result.predicts_affect and not result.affect
     missing = {

@@ -1,10 +1,12 @@
 """Which faces are scored: a split of a data set, or those of it that a list names."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diversified_fer.media.picture import PHOTO_SUFFIXES
@@ -39,6 +41,30 @@ class Subset(NamedTuple):
     unknown: list[str]
 
 
+def find_rows(
+    faces: FaceDataset, table: Path, column: str, rows: Iterable[tuple[int, dict[str, str]]], skipped: Counter[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the face of every row of a table and the row; counts rows that name none.
+
+    Args:
+        faces: whose names are looked for, as in `select_faces`.
+        table: for messages.
+        column: of the row, with the name.
+        rows: number in the table and cells by column.
+        skipped: counts.
+
+    Raises:
+        DatasetError: when a name fits several faces.
+    """
+    finder = _Finder(faces, read_sources(faces))
+    for number, row in rows:
+        _, face = finder.find(row[column], f"{table}, line {number}")
+        if face is None:
+            skipped["rows for no face that is scored"] += 1
+        else:
+            yield face, row
+
+
 class ScoredFaces(NamedTuple):
     """The faces that checkpoints are scored on, as results should name them.
 
@@ -48,6 +74,8 @@ class ScoredFaces(NamedTuple):
         label_rule: how annotations became labels.
         subset: how they were chosen, or None for all of the split.
         root: folder that file names are relative to.
+        classes: those that are scored, where data and networks differ in theirs; None where they are the same.
+        unanswered: by table of another tool's answers, how many faces were left out because it has none for them.
     """
 
     dataset: FaceDataset
@@ -55,6 +83,8 @@ class ScoredFaces(NamedTuple):
     label_rule: str
     subset: Subset | None
     root: Path
+    classes: Any = None  # utils.evaluation.classes.Classes
+    unanswered: Mapping[str, int] = MappingProxyType({})
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -66,6 +96,8 @@ class ScoredFaces(NamedTuple):
             "n": len(self.dataset),
             "subset": subset
             and {"of": subset.whole, "names_listed": subset.listed, "names_not_in_the_data_set": subset.unknown},
+            "classes": self.classes and self.classes.as_dict(),
+            "faces_without_an_answer": dict(self.unanswered),
         }
 
     def file_name(self, path: Path) -> str:
@@ -193,12 +225,17 @@ class _Finder:
         *folders, last = [part for part in name.replace("\\", "/").split("/") if part] or [""]
         found = self.by_name.get(_bare(last).lower(), [])
         ending = [folder.lower() for folder in folders]
-        for fits in (
-            lambda path: _bare(path.name) == _bare(last),
-            lambda path: ending and [part.lower() for part in path.parent.parts[-len(ending) :]] == ending,
-        ):
-            if len({face for face, _ in found}) > 1:
-                found = [(face, path) for face, path in found if fits(path)] or found
+
+        def ends_in(path: Path, length: int) -> bool:  # of another machine the first folders differ
+            return [part.lower() for part in path.parent.parts[-length:]] == ending[-length:]
+
+        if len({face for face, _ in found}) > 1:
+            found = [(face, path) for face, path in found if _bare(path.name) == _bare(last)] or found
+        for length in range(len(ending), 0, -1):
+            fitting = [(face, path) for face, path in found if ends_in(path, length)]
+            if fitting and len({face for face, _ in found}) > 1:
+                found = fitting
+                break
         return sorted({face for face, _ in found})
 
 

@@ -6,6 +6,7 @@ from diversified_fer.folder import Listing, list_files
 from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.layout import below, only_ones
+from utils.preparing.named import SYNONYMS
 from utils.preparing.table import BadRow, DatasetError, Table, printable
 
 TABLES = {  # where labels.csv is, by split; on Kaggle there is a training part
@@ -13,10 +14,7 @@ TABLES = {  # where labels.csv is, by split; on Kaggle there is a training part
     "validation": ("val/labels.csv", "valid/labels.csv", "validation/labels.csv", "val_set/labels.csv"),
     "unlabeled": (),
 }
-WORDS = {  # other words for the classes, in lower case
-    "happy": "Happiness", "sad": "Sadness", "surprised": "Surprise", "fearful": "Fear", "afraid": "Fear",
-    "disgusted": "Disgust", "angry": "Anger", "contemptuous": "Contempt", "noface": "No-Face", "no face": "No-Face",
-}  # fmt: skip
+WORDS = SYNONYMS | {"noface": "No-Face", "no face": "No-Face"}  # in lower case
 CLASSES = {name.lower(): label for label, name in enumerate(EXPRESSIONS)}
 CLASSES |= {word: EXPRESSIONS.index(name) for word, name in WORDS.items()}
 

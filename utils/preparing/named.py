@@ -1,0 +1,319 @@
+"""Reads faces whose labels are words: folders named after emotions, or a table of files and labels."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from diversified_fer.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
+from diversified_fer.media.picture import PHOTO_SUFFIXES
+from models.classifier import EMOTIONS
+from utils.preparing.layout import only_ones
+from utils.preparing.table import (
+    BadRow,
+    DatasetError,
+    Table,
+    cells_or_none,
+    note_line,
+    printable,
+    separator_of,
+    text_lines,
+)
+
+SYNONYMS = {  # other words for the classes, in lower case
+    "happy": "Happiness", "sad": "Sadness", "surprised": "Surprise", "fearful": "Fear", "afraid": "Fear",
+    "scared": "Fear", "disgusted": "Disgust", "angry": "Anger", "contemptuous": "Contempt",
+}  # fmt: skip
+SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
+TABLES = (".csv", ".tsv", ".txt")
+FILE = (
+    "file", "files", "filename", "file_name", "filepath", "file_path", "image", "images", "image_path", "image_name",
+    "img", "picture", "name", "names", "path", "pth", "input",
+)  # fmt: skip
+LABEL = ("label", "labels", "emotion", "emotions", "expression", "class", "dominant_emotion")
+SPLIT = ("split", "usage", "subset")
+LAYOUT = (
+    "folders named after emotions (Happiness/, sad/, ...), or train/ and test/ with such folders, or a table "
+    "(CSV) with the columns file and label"
+)
+
+
+class NamedFaces(NamedTuple):
+    """What was read of one split.
+
+    Attributes:
+        paths: the pictures.
+        labels: their classes, indices of `class_names`.
+        class_names: the emotions that the data set has in any of its splits, in our order.
+        found: the layout, in words.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+    class_names: tuple[str, ...]
+    found: str
+
+
+def read_pairs(text: str, flag: str) -> dict[str, str]:
+    """Read "theirs=ours,theirs=ours", in lower case on the left.
+
+    Raises:
+        DatasetError: for anything else; `flag` is for the message.
+    """
+    pairs = {}
+    for pair in filter(str.strip, text.split(",")):
+        theirs, equals, ours = (part.strip() for part in pair.partition("="))
+        if not (theirs and equals and ours):
+            raise DatasetError(f"{flag} {printable(text)}: expected THEIRS=OURS, several of them with commas between")
+        pairs[theirs.lower()] = ours
+    return pairs
+
+
+def read_names(text: str) -> dict[str, str]:
+    """Read what `--names` maps: another word for a class, and the emotion it stands for.
+
+    Raises:
+        DatasetError: when it is malformed or names no emotion.
+    """
+    pairs = read_pairs(text, "--names")
+    for theirs, ours in pairs.items():
+        if emotion_of(ours) is None:
+            raise DatasetError(
+                f"--names {theirs}={printable(ours)}: expected one of {', '.join(EMOTIONS)} on the right"
+            )
+    return pairs
+
+
+def emotion_of(word: str, names: Mapping[str, str] = {}) -> str | None:
+    """Return the emotion that a word stands for, in any case and with a number before it; None for none."""
+    word = names.get(word.strip().lower(), word)
+    letters = re.sub(r"[\W\d_]+", "", word).lower()
+    found = SYNONYMS.get(letters, letters.capitalize())
+    return found if found in EMOTIONS else None
+
+
+def find_column(
+    header: Sequence[str], role: str, known: Sequence[str], columns: Mapping[str, str], where: Path, need: bool = True
+) -> str | None:
+    """Return the column of a role: the one that `--columns` maps to it, otherwise the first of the known names.
+
+    Raises:
+        DatasetError: when there is none, unless it is not needed.
+    """
+    mapped = [theirs for theirs, ours in columns.items() if ours.lower() == role and theirs in header]
+    found = next(iter([*mapped, *(name for name in known if name in header and name not in columns)]), None)
+    if found is None and need:
+        raise DatasetError(
+            f"{where} has no column for the {role}; its columns are {printable(', '.join(header), 300)}. Say which one "
+            f"it is by --columns COLUMN={role}"
+        )
+    return found
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the names of a table's columns, in lower case.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        DatasetError: when it is no text, or empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no table at {path.absolute()}; expected a CSV file with a header")
+    first = next((line for _, line in text_lines(path, "a table (CSV) with a header")), None)
+    if first is None:
+        raise DatasetError(f"{path} is empty; expected a table with a header")
+    separator = separator_of(first, lambda cells: len(cells) > 1)
+    return [cell.strip().lower() for cell in cells_or_none(first, separator)]
+
+
+def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number and the cells of every row of a table, by column, of the columns wanted.
+
+    Raises:
+        DatasetError: for a row that is malformed.
+    """
+    table = Table(path, tuple(dict.fromkeys(wanted)))
+    for number, line in table.numbered():
+        try:
+            yield number, table.parse(line)
+        except BadRow as error:
+            raise DatasetError(f"{path}, line {number}: {error}") from None
+
+
+def is_named(root: Path, split: str) -> bool:
+    """Tell whether a path is a table, or a split in it is one or has folders named after emotions."""
+    if root.is_file():
+        return True
+    place = _find_split(root, split, {})
+    return place is not None and (place.is_file() or not any(inner.name.isdigit() for inner in folders_in(place)))
+
+
+def splits_in(root: Path, columns: str = "", names: str = "") -> list[str | None]:
+    """Return the splits that a data set has; None stands for one that is not split."""
+    words = read_names(names)
+    if root.is_file():
+        column = find_column(read_header(root), "split", SPLIT, read_pairs(columns, "--columns"), root, need=False)
+        present = {row[column].lower() for _, row in table_rows(root, [column])} if column else set()
+        return [split for split, known in SPLITS.items() if present & set(known)] or [None]
+    return [split for split in SPLITS if _find_split(root, split, words) is not None] or [None]
+
+
+def read_named(root: Path, split: str | None, listing: Listing, columns: str = "", names: str = "") -> NamedFaces:
+    """Read a split of a data set whose labels are words; counts what is left out.
+
+    Args:
+        root: the folder, or a table.
+        split: "train", "valid" or "test"; None for all there is, or "test" where there are splits.
+        listing: takes all pictures, and what was left out.
+        columns: "theirs=ours" of a table's columns, for ours of file, label and split.
+        names: "theirs=ours" of names of classes.
+
+    Raises:
+        DatasetError: when nothing is found, rows are malformed, pictures are missing, or there is but one class.
+    """
+    words = read_names(names)
+    if root.is_file():
+        return _read_table(root, split, listing, read_pairs(columns, "--columns"), words)
+    present = splits_in(root, columns, names)
+    split = "test" if split is None and "test" in present else split
+    places = {name: root if name is None else _find_split(root, name, words) for name in present}
+    place = places.get(split)
+    if place is None or (split is None and not _holds_faces(root, words)):
+        raise DatasetError(_missing(root, split, present))
+    if place.is_file():
+        return _read_table(place, None, listing, read_pairs(columns, "--columns"), words)
+    classes = {split: _list_emotions(place, words, listing)}
+    if not classes[split]:  # a folder with a table in it
+        return _read_table(_table_in(place), None, listing, read_pairs(columns, "--columns"), words)
+    for name, other in places.items():
+        if name != split and other is not None and other.is_dir():
+            classes[name] = _list_emotions(other, words, Listing())
+    filled = {emotion for pictures in classes.values() for emotion, paths in pictures.items() if paths}
+    class_names = _in_order(filled, place)
+    paths = [path for name in class_names for path in classes[split].get(name, [])]
+    labels = [label for label, name in enumerate(class_names) for _ in classes[split].get(name, [])]
+    if not paths:
+        raise DatasetError(f"{place} holds no pictures{f' ({listing})' if str(listing) else ''}; expected {LAYOUT}")
+    listing.files += paths
+    return NamedFaces(paths, labels, class_names, f"folders named after emotions: {', '.join(class_names)}")
+
+
+def _find_split(root: Path, split: str, words: Mapping[str, str]) -> Path | None:
+    """Return the folder or table of a split, None where there is none."""
+    for word in SPLITS[split]:
+        folder = one_named(root, word)
+        if folder.is_dir() and _holds_faces(folder, words):
+            return folder
+        tables = [one_named(root, word + suffix) for suffix in TABLES]
+        if any(table.is_file() for table in tables):
+            return next(table for table in tables if table.is_file())
+    return None
+
+
+def _holds_faces(folder: Path, words: Mapping[str, str]) -> bool:
+    try:
+        return any(emotion_of(inner.name, words) for inner in folders_in(folder)) or _table_in(folder) is not None
+    except OSError:  # no folder, or one that cannot be read
+        return False
+
+
+def _table_in(folder: Path) -> Path | None:
+    """Return the table of a folder: labels.csv, or the only one."""
+    named = one_named(folder, "labels.csv")
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    return named if named.is_file() else tables[0] if len(tables) == 1 else None
+
+
+def _missing(root: Path, split: str | None, present: Sequence[str | None]) -> str:
+    try:
+        inside = ", ".join(sorted(printable(path.name) for path in root.iterdir())[:8]) or "nothing"
+    except OSError:
+        return f"no folder or table at {root.absolute()}; expected {LAYOUT}"
+    also = f"its splits are {', '.join(filter(None, present))}" if any(present) else f"it holds {inside}"
+    part = f"no {split} faces" if split else "no faces with a name of an emotion"
+    return (
+        f"{root.absolute()} has {part}: {also}. Expected {LAYOUT}; other names of folders are mapped by --names "
+        "THEIRS=OURS, as in --names joy=Happiness"
+    )
+
+
+def _list_emotions(folder: Path, words: Mapping[str, str], found: Listing) -> dict[str, list[Path]]:
+    """List the pictures of every folder of an emotion, sub-folders included."""
+    pictures: dict[str, list[Path]] = {}
+    try:
+        beside = list_files(folder, PHOTO_SUFFIXES, depth=0)
+        listings = {inner.name: list_files(inner, PHOTO_SUFFIXES) for inner in folders_in(folder)}
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from None
+    beside.left_out[NOT_ENTERED] = 0
+    found.leave_out(beside)
+    found.left_out["pictures beside the folders"] += len(beside.files)
+    for name, listing in listings.items():
+        emotion = emotion_of(name, words)
+        if emotion is None:
+            found.left_out[f"pictures in {printable(name)}, which names no emotion"] += len(listing.files)
+            continue
+        found.leave_out(listing)
+        pictures.setdefault(emotion, []).extend(listing.files)
+    return pictures
+
+
+def _read_table(
+    path: Path, split: str | None, listing: Listing, columns: Mapping[str, str], words: Mapping[str, str]
+) -> NamedFaces:
+    """Read file and label of every row of a table, or of those of a split."""
+    header = read_header(path)
+    file, label = (
+        find_column(header, role, known, columns, path) for role, known in (("file", FILE), ("label", LABEL))
+    )
+    part = find_column(header, "split", SPLIT, columns, path, need=False)
+    if split is not None and part is None:
+        raise DatasetError(
+            f"{path} has no column that says which rows are {split}; expected a column split, or one mapped to it by "
+            f"--columns, or a table of its own for every split ({SPLITS[split][0]}.csv)"
+        )
+    known = list_files(path.parent, PHOTO_SUFFIXES).files
+    by_name = only_ones(known, lambda picture: picture.name.lower())
+    lines: dict[str, int] = {}
+    rows: list[tuple[Path, str]] = []
+    emotions, absent = set(), []
+    for number, row in table_rows(path, [file, label, *([part] if part else [])]):
+        emotion = emotion_of(row[label], words)
+        if emotion is None:
+            listing.left_out[f"rows labelled {printable(row[label]) or 'with nothing'}, no emotion"] += 1
+            continue
+        emotions.add(emotion)
+        if split is not None and row[part].lower() not in SPLITS[split]:
+            continue
+        name = row[file].replace("\\", "/")
+        place = path.parent / name
+        picture = place if name and place.is_file() else by_name.get(name.rpartition("/")[2].lower())
+        if picture is None:
+            absent.append(name)
+            continue
+        note_line(lines, str(picture), path, number, name)
+        rows.append((picture, emotion))
+    if absent:
+        raise DatasetError(
+            f"{len(absent):,} pictures that {path} names are not there (first: {printable(absent[0], 200)}); names "
+            f"are relative to {path.parent.absolute()}"
+        )
+    class_names = _in_order(emotions, path)
+    if not rows:
+        raise DatasetError(
+            f"{path} has no rows{f' of {split}' if split else ''} with a label; expected one per picture"
+        )
+    listing.files += [picture for picture, _ in rows]
+    listing.left_out["pictures without a row"] += 0 if part else len(set(known) - {picture for picture, _ in rows})
+    labels = [class_names.index(emotion) for _, emotion in rows]
+    return NamedFaces([picture for picture, _ in rows], labels, class_names, f"table {path.name}, {file} and {label}")
+
+
+def _in_order(emotions: set[str], where: Path) -> tuple[str, ...]:
+    if len(emotions) < 2:
+        found = ", ".join(emotions) or "none"
+        raise DatasetError(
+            f"{where} has faces of fewer than two emotions ({found}); expected {LAYOUT}. Other names are mapped by "
+            "--names THEIRS=OURS, as in --names joy=Happiness"
+        )
+    return tuple(name for name in EMOTIONS if name in emotions)
