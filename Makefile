@@ -13,7 +13,7 @@ test: .venv/installed-dev  ## lint and test
 	    $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal  # a core per test
 
 .venv/installed: requirements.txt
-.venv/installed-dev: requirements.txt requirements-dev.txt
+.venv/installed-dev: requirements.txt requirements-video.txt requirements-dev.txt
 .venv/installed .venv/installed-dev:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv

@@ -65,7 +65,7 @@ class Experiment:
     max_training_epoch: MayChange[int] = 100  # epochs of the first branch
     max_finetune_epoch: MayChange[int] = 60  # epochs of each further branch, together with all before it
     lr_new: float = 0.1  # newest branch, and the base together with the first one
-    lr_trained: float = 0.02  # everything trained before
+    lr_trained: float = 0.02  # the branches of earlier stages
     schedule: Literal["step", "one_cycle"] = "step"  # "one_cycle" rises to the rates above and falls to nothing
     lr_decay: float = 0.75  # factor on all rates every 10 epochs under "step"
     weight_decay: float = 0.0  # of all weights

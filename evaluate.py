@@ -50,7 +50,7 @@ class Evaluation:
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]  # .pt or .pth files, or folders of ESR weights
     dataset: Literal["affectnet", "ferplus", "rafdb", "folder"]  # which faces; "folder": by emotion, or a CSV
-    base_path_to_dataset: Path  # where they lie, as in the training scripts
+    base_path_to_dataset: Path  # where they are, as in the training scripts
     split: str | None = None  # default: validation (AffectNet), test (the others)
     subset: Path | None = None  # score only the faces named in this file, one a line (lists of occlusion or pose)
     columns: str = ""  # names of columns in your tables: "image=file,emotion=label"

@@ -10,7 +10,7 @@ Run:  python manet_ferplus.py                 train with the variables below; ru
       python manet_ferplus.py --help          every variable as a flag
 Writes checkpoint/manet_ferplus/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png.
-Accuracy on Test: at most 89.34 in the paper (its best network on FER+). Measured here: see the README.
+Accuracy on Test: at most 89.34 in the paper (its best network on FER+). Not measured here at full length.
 """
 
 from dataclasses import dataclass, replace

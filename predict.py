@@ -3,11 +3,12 @@
 Run:  python predict.py photo.jpg folder video.mp4 '*.png' --annotate
       python predict.py --webcam 0
       python predict.py faces --detector none --checkpoint checkpoint/esr_ferplus/demo/best.pt --explain
-Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, label,
-probability of each class, valence and arousal where the network has them; with --branches what each branch says), and
-a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate): the pictures and videos
-with boxes and labels; explained/ (--explain): each face with the heat maps of the ensemble and of every branch. A file
-appears when it is complete.
+Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, number of its picture,
+person, box in pixels, label, probability of each class, valence and arousal where the network has them; for videos the
+smoothed probabilities; with --branches what each branch says), and a row for a picture without a face and for a file
+that cannot be read; people.csv, for videos a row per person; timelines/, for each video a picture of who showed what
+when; annotated/ (--annotate): the pictures and videos with boxes and labels; explained/ (--explain):
+each face with the heat maps of the ensemble and of every branch. A file appears when it is complete.
 """
 
 from dataclasses import dataclass

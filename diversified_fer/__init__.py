@@ -1,1 +1,23 @@
-"""Labels the faces in photos and videos by their expression; light: NumPy, OpenCV and ONNX Runtime, no PyTorch."""
+"""Labels the faces in photos and videos by their expression; light: NumPy, OpenCV and ONNX Runtime, no PyTorch.
+
+from diversified_fer import analyze
+
+rows = analyze("photo.jpg")
+"""
+
+from typing import Any
+
+__all__ = ["OnnxClassifier", "analyze"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: the inner modules are also used without it."""
+    if name == "analyze":
+        from diversified_fer.analysis import analyze
+
+        return analyze
+    if name == "OnnxClassifier":
+        from diversified_fer.classifier import OnnxClassifier
+
+        return OnnxClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,16 +3,19 @@
 Run:  diversified-fer photo.jpg folder video.mp4 '*.png' --annotate
       diversified-fer --webcam 0
       diversified-fer faces --detector none --network face.onnx
-Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, box in pixels, label,
-probability of each class, valence and arousal where the network has them; with --branches what each branch says), and
-a row for a picture without a face and for a file that cannot be read; annotated/ (--annotate): the pictures and videos
-with boxes and labels. A file appears when it is complete.
+Writes, into --output: predictions.csv, a row per face (file, seconds from the start of a video, number of its picture,
+person, box in pixels, the detector's score, label, probability of each class, valence and arousal where the network has
+them; for videos the smoothed probabilities; with --branches what each branch says), and a row for a picture without a
+face and for a file that cannot be read; people.csv, for videos a row per person; timelines/, for each video a picture
+of who showed what when; annotated/ (--annotate): the pictures and videos with boxes and labels. A file appears when it
+is complete.
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from os.path import normpath
 from pathlib import Path
@@ -22,16 +25,16 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from diversified_fer.classifier import SHIPPED, Classifier, OnnxClassifier
-from diversified_fer.console import one_line_errors
+from diversified_fer.classifier import SHIPPED, OnnxClassifier
+from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
-from diversified_fer.media.inputs import describe_left_out, list_media
+from diversified_fer.media.h264 import H264_REMEDY, make_video, writes_h264
+from diversified_fer.media.inputs import RESULTS, describe_left_out, list_media
 from diversified_fer.media.media import (
     VIDEO_SUFFIXES,
     Frame,
     LiveWindow,
     MediaError,
-    VideoFile,
     annotate,
     annotated_path,
     read_media,
@@ -39,6 +42,9 @@ from diversified_fer.media.media import (
     write_picture,
 )
 from diversified_fer.media.output import naming, plan_places
+from diversified_fer.people import PeopleTable
+from diversified_fer.scores import Classifier
+from diversified_fer.tracking import SMOOTHING, follow_people
 from diversified_fer.writing import replacing
 
 FEW_PHOTOS = 10  # photos up to which each is spoken of; for more, and for videos, a bar shows how far it is
@@ -54,8 +60,11 @@ class Labelling:
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # photos, videos, and folders of them
     webcam: int | None = None  # number of a webcam, in place of inputs; q, Esc or Ctrl-C ends it
-    detector: str = "haar"  # "haar", the path of YuNet's .onnx file, or "none" for pictures that are crops of faces
+    detector: str = "yunet"  # "yunet", a YuNet's .onnx file, "haar", or "none" for pictures that are crops of faces
+    min_face_score: float | None = None  # leave out faces of which the detector is less sure; default: YuNet's own, 0.7
+    min_face_size: int = 0  # pixels; leave out smaller faces
     margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops
+    smooth: float = SMOOTHING  # seconds over which a person's probabilities in a video are averaged; 0 for none
     every: int = 1  # look at every n-th picture of a video or webcam
     branches: bool = False  # write what each branch says into the table
     annotate: bool = False  # write pictures and videos with boxes and labels
@@ -71,10 +80,18 @@ class Command(Labelling):
     network: Path = SHIPPED  # .onnx file that models.export wrote; default: the one that comes with the package
 
 
-def draw(frame: Frame, faces: list[LabelledFace]) -> np.ndarray:
-    """Return the picture with a box and a label at every face."""
-    captions = [f"{face.label} {100 * float(face.probabilities[face.target]):.0f} %" for face in faces]
-    return annotate(frame.picture, [face.box for face in faces], captions, [face.target for face in faces])
+def draw(frame: Frame, faces: list[LabelledFace], labels: Sequence[str]) -> np.ndarray:
+    """Return the picture with a box and a label at every face; in videos people are numbered, and labels smoothed."""
+    captions, targets = [], []
+    for face in faces:
+        label, target, probabilities = face.label, face.target, face.probabilities
+        if face.smoothed is not None:
+            target, probabilities = int(face.smoothed.argmax()), face.smoothed
+            label = labels[target]
+        who = "" if face.person is None else f"{face.person}: "
+        captions.append(f"{who}{label} {100 * float(probabilities[target]):.0f} %")
+        targets.append(target)
+    return annotate(frame.picture, [face.box for face in faces], captions, targets)
 
 
 def write_results(
@@ -82,20 +99,23 @@ def write_results(
     labelled: Iterator[tuple[Frame, list[LabelledFace]]],
     paths: list[Path],
     table: FaceTable,
-    dimensions: Sequence[str],
+    people: PeopleTable,
+    model: Classifier,
     explain: Explain | None,
 ) -> None:
     """Write what was asked for, source by source, as the pictures come."""
     photos = all(path.suffix.lower() not in VIDEO_SUFFIXES for path in paths)
     live, talkative = wanted.webcam is not None, photos and len(paths) <= FEW_PHOTOS
-    window = None
+    window, say = None, partial(tqdm.write, file=sys.stderr)
     whole = [Path(normpath(path.absolute())) for path in paths]  # without "..": results never leave their folder
     places = dict(zip(paths, plan_places(whole), strict=True))
-    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=talkative or None)
+    hidden = talkative or not is_watched()
+    progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=hidden)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
         inner = places.get(source, Path(source))
         drawable = True
-        with VideoFile(annotated_path(wanted.output / "annotated" / inner, is_video=True)) as video:
+        annotated = annotated_path(wanted.output / "annotated" / inner, is_video=True)
+        with people.video(source, inner) as summary, make_video(annotated, source, say) as video:
             try:
                 for frame, faces in group:
                     table.add(frame, faces)
@@ -103,25 +123,27 @@ def write_results(
                     if frame.error:
                         tqdm.write(f"{UNREADABLE}: {frame.error}", sys.stderr)
                         continue
+                    if frame.seconds is not None:
+                        summary.add(frame, faces)
                     if frame.note:
                         tqdm.write(f"{source}: {frame.note}", sys.stderr)
                     if talkative and frame.rate is None:
-                        print(*describe_faces(frame, faces, dimensions), sep="\n")
+                        print(*describe_faces(frame, faces, model.dimensions), sep="\n")
                     if explain is not None and faces:
                         explain(frame, faces, wanted.output / "explained" / inner)
                     try:
                         if wanted.annotate and frame.rate is None:
                             path = annotated_path(wanted.output / "annotated" / inner, is_video=False)
-                            write_picture(draw(frame, faces), path)
+                            write_picture(draw(frame, faces, model.labels), path)
                         elif wanted.annotate and drawable:
-                            video.write(draw(frame, faces), frame.seconds, frame.rate)
+                            video.write(draw(frame, faces, model.labels), frame.seconds, frame.rate)
                     except MediaError as error:  # of this file alone: the table goes on
                         drawable = False
                         table.undrawable += 1
                         tqdm.write(f"not annotated: {error}", sys.stderr)
                     if live and wanted.window:
                         window = window or LiveWindow("Faces (q ends)")
-                        if not window.show(draw(frame, faces)):
+                        if not window.show(draw(frame, faces, model.labels)):
                             return
             except KeyboardInterrupt:
                 if not live:
@@ -153,7 +175,7 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
         raise ValueError("name photos, videos or folders, or a webcam with --webcam 0: one of the two")
     if wanted.every < 1:
         raise ValueError(f"every is {wanted.every}; expected 1 for every picture, 2 for every second one, ...")
-    results = [wanted.output / "annotated", wanted.output / "explained"]
+    results = [wanted.output / name for name in RESULTS]
     media = list_media(wanted.inputs, exclude=results)
     paths = media.files
     try:
@@ -166,14 +188,19 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
     live = wanted.webcam is not None
     frames = stream_webcam(wanted.webcam, wanted.every) if live else read_media(paths, wanted.every)
     batch_size = 1 if live else wanted.batch_size  # a webcam is answered at once
-    labelled = label_faces(model, frames, wanted.detector, wanted.margin, batch_size)
+    labelled = label_faces(
+        model, frames, wanted.detector, wanted.margin, batch_size, wanted.min_face_score, wanted.min_face_size
+    )
+    labelled = follow_people(labelled, wanted.smooth)
+    smoothed = wanted.smooth > 0 and (live or any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths))
     began = time.perf_counter()
     place = wanted.output / "predictions.csv"
     with naming(place):
         place.unlink(missing_ok=True)  # of an earlier run
         with replacing(place) as temporary, temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file:
-            table = FaceTable(file, model, wanted.branches)
-            write_results(wanted, labelled, paths, table, model.dimensions, explain)
+            table = FaceTable(file, model, wanted.branches, smoothed)
+            with PeopleTable(wanted.output, model) as people:
+                write_results(wanted, labelled, paths, table, people, model, explain)
     seconds = time.perf_counter() - began
     faces = sum(table.labels[label] for label in model.labels)
     found = ", ".join(f"{label} {table.labels[label]:,}" for label in model.labels if table.labels[label])
@@ -184,9 +211,12 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
     )
     if media.left_out:
         print(f"left out: {describe_left_out(media.left_out)}")
-    asked = {"predictions.csv": True, "annotated": wanted.annotate, "explained": explain is not None}
+    asked = {"predictions.csv": True, "people.csv": people.is_written, "timelines": people.is_written}
+    asked |= {"annotated": wanted.annotate, "explained": explain is not None}
     written = [name for name, is_asked in asked.items() if is_asked and (wanted.output / name).exists()]
     print(f"wrote {wanted.output}: {', '.join(written)}")
+    if wanted.annotate and people.is_written and not writes_h264():
+        print(H264_REMEDY)
     if table.undrawable:
         print(f"{table.undrawable:,} files could not be annotated, see above; their rows are in the table")
     if not table.pictures:

@@ -9,6 +9,11 @@ from pathlib import Path
 from diversified_fer.writing import names_its_file
 
 
+def is_watched() -> bool:
+    """Tell whether somebody sees a progress bar: on a terminal or in a notebook, and not in a log file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 @contextmanager
 def one_line_errors(interrupted: str = "interrupted", command: str | None = None) -> Iterator[None]:
     """End a command with one line, and exit code 1, where the user can mend what is wrong; print any file's name.

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from diversified_fer.classifier import DIMENSIONS, Scores
+from diversified_fer.media.arrays import ImageInput, as_rgb, check_range
+from diversified_fer.scores import DIMENSIONS, Scores
 
-FaceInput: TypeAlias = Tensor | np.ndarray | Image.Image | Sequence[Tensor | np.ndarray | Image.Image]
+FaceInput: TypeAlias = Tensor | ImageInput | Sequence[Tensor | ImageInput]
 """One face or many, see `as_faces`."""
 
 EMOTIONS = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
@@ -64,6 +64,8 @@ class ExpressionClassifier(nn.Module):
     Attributes:
         labels: class names, one per output, in order.
         image_size: height and width in pixels that the weights were trained at.
+        temperature: of the probabilities of `predict` and `score`, see `diversified_fer.classifier.sharpen`; 1 until it
+            is fitted (`utils.umetrics.fit_temperature`).
         arguments: the constructor's arguments as plain values; `type(self)(**arguments)` has the same shape.
         branch_names: of the branches that score the classes, in the order of `branch_logits`.
         compared_parts: names of the parts that `compared_features` tells apart; none without such features.
@@ -82,6 +84,7 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("input_std", torch.tensor(std).reshape(3, 1, 1))
         self.labels = tuple(labels)
         self.image_size = image_size
+        self.temperature = 1.0
         shared = {"num_classes": len(self.labels), "labels": list(labels)}
         self.arguments = arguments | shared | {"image_size": image_size, "normalization": normalization}
 
@@ -166,8 +169,8 @@ class ExpressionClassifier(nn.Module):
 
         Args:
             images: one face or many, RGB: a tensor (3, H, W) or (N, 3, H, W), an array (H, W, 3) or (N, H, W, 3), both
-                uint8 or float in [0, 1], a PIL image, or a list of these, of any sizes; resized to `image_size` where
-                they differ from it. Grey and transparent arrays are explained at `as_faces`.
+                uint8 or float in [0, 1], a PIL image, the path of a picture, or a list of these, of any sizes;
+                resized to `image_size` where they differ from it. Grey and transparent arrays: see `as_faces`.
             batch_size: how many faces are in the network at a time.
 
         Returns:
@@ -199,7 +202,7 @@ class ExpressionClassifier(nn.Module):
         """
         views = [faces, [np.ascontiguousarray(face[:, ::-1]) for face in faces]] if flip else [faces]
         scores = [self.predict_branches(list(view), batch_size) for view in views]
-        probabilities = torch.stack([self.combine(logits) for logits in scores]).mean(dim=0)
+        probabilities = self.calibrate(torch.stack([self.combine(logits) for logits in scores]).mean(dim=0))
         logits = torch.stack(scores).mean(dim=0)
         affect = self.mean_affect(logits) if self.predicts_affect else logits.new_zeros(len(faces), 0)
         return Scores(*(tensor.cpu().numpy() for tensor in (probabilities, logits.argmax(dim=2).T, affect)))
@@ -207,9 +210,14 @@ class ExpressionClassifier(nn.Module):
     def predict(self, images: FaceInput, ensemble: str = "mean", batch_size: int = 256) -> Tensor:
         """Return the probability of every class, (N, K), for faces as in `predict_branches`; N is 1 for a single one.
 
-        Class k is `labels[k]`. `ensemble` is explained at `combine`.
+        Class k is `labels[k]`. `ensemble` is explained at `combine`; the mean is calibrated with `temperature`.
         """
-        return self.combine(self.predict_branches(images, batch_size), ensemble)
+        combined = self.combine(self.predict_branches(images, batch_size), ensemble)
+        return self.calibrate(combined) if ensemble == "mean" else combined
+
+    def calibrate(self, probabilities: Tensor) -> Tensor:
+        """Return probabilities (N, K) as sure as they are right, see `temperature`; which is highest stays."""
+        return probabilities if self.temperature == 1 else (probabilities.log() / self.temperature).softmax(dim=1)
 
 
 def resize(images: Tensor, image_size: int) -> Tensor:
@@ -249,69 +257,13 @@ def as_faces(images: FaceInput) -> Tensor | list[Tensor]:
     return faces
 
 
-def _as_tensor(image: Tensor | np.ndarray | Image.Image, name: str = "images") -> Tensor:
-    """Turn a tensor, an array or a PIL image into checked pictures (N, 3, H, W); `name` is for messages."""
-    if isinstance(image, Image.Image):
-        image = _decode(image, name)
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(_as_rgb(image, name)).movedim(-1, -3)
+def _as_tensor(image: Tensor | ImageInput, name: str = "images") -> Tensor:
+    """Turn a tensor or what `as_rgb` takes into checked pictures (N, 3, H, W); `name` is for messages."""
     if not isinstance(image, Tensor):
-        raise ValueError(
-            f"{name} is a {type(image).__name__}; expected a PyTorch tensor, a NumPy array, a PIL image, or a list of "
-            "such pictures"
-        )
+        image = torch.from_numpy(as_rgb(image, name)).movedim(-1, -3)
     images = image[None] if image.ndim == 3 else image
     check_images(images, name)
     return images.float() if images.is_floating_point() else images
-
-
-def _decode(image: Image.Image, name: str) -> np.ndarray:
-    """Return a PIL image as RGB (H, W, 3) or, where it is transparent, with alpha (H, W, 4); uint8, upright."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{name} is a PIL image of mode {image.mode}; expected 8 bits per channel (RGB, L, ...)")
-    try:
-        upright = ImageOps.exif_transpose(image)
-        transparent = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-        transparent |= upright.mode in ("1", "L", "P", "RGB") and "transparency" in upright.info  # one colour is
-        if upright.mode == "La":
-            upright = upright.convert("LA")
-        return np.array(upright.convert("RGBA" if transparent else "RGB"))
-    except Exception as error:  # a file is decoded here, and a damaged one raises whatever its wrong bytes lead to
-        raise ValueError(
-            f"{name} is a PIL image of mode {image.mode} that cannot be read as RGB: {error or type(error).__name__}"
-        ) from error
-
-
-def _as_rgb(image: np.ndarray, name: str) -> np.ndarray:
-    """Return a grey, RGB or transparent array (..., H, W[, C]) as RGB (..., H, W, 3), in memory that PyTorch takes."""
-    channels_last = image[..., None] if image.ndim == 2 else image
-    if channels_last.ndim not in (3, 4) or channels_last.shape[-1] not in (1, 3, 4) or image.dtype.kind not in "buif":
-        raise ValueError(
-            f"{name} is a NumPy array of shape {image.shape} and type {image.dtype}; expected (H, W, 3) or "
-            "(N, H, W, 3), RGB, uint8 or float in [0, 1]; only PyTorch tensors have their channels first. One grey "
-            "face is (H, W), several are (N, H, W, 1): images[..., None]"
-        )
-    if isinstance(image, np.ma.MaskedArray):
-        raise ValueError(f"{name} is a masked array; expected what is behind the mask to be filled: images.filled(255)")
-    if image.dtype.kind == "b":
-        channels_last = channels_last.astype(np.uint8) * 255
-    elif image.dtype.kind == "f" and image.dtype != np.float16:
-        channels_last = channels_last.astype(np.float32 if image.dtype.itemsize <= 4 else np.float64)  # native order
-    elif image.dtype.byteorder not in "=|":
-        channels_last = channels_last.astype(image.dtype.newbyteorder("="))
-    if channels_last.shape[-1] == 4:
-        channels_last = _on_white(channels_last, name)
-    shape = (*channels_last.shape[:-1], 3)
-    return np.require(np.broadcast_to(channels_last, shape), requirements=("C", "W"))
-
-
-def _on_white(image: np.ndarray, name: str) -> np.ndarray:
-    """Blend pictures with alpha (..., H, W, 4), uint8 or float in [0, 1], over white: (..., H, W, 3)."""
-    if image.dtype != np.uint8:
-        check_images(torch.from_numpy(np.ascontiguousarray(image)).reshape(1, 1, 1, -1).expand(1, 3, 1, -1), name)
-        return 1 - (1 - image[..., :3]) * image[..., 3:]
-    blended = 255 - (255 - image[..., :3].astype(np.float32)) * (image[..., 3:] / np.float32(255))
-    return np.rint(blended).astype(np.uint8)
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
@@ -326,11 +278,4 @@ def check_images(images: Tensor, name: str = "images") -> None:
         return
     if not images.is_floating_point():
         raise ValueError(f"{name} have type {images.dtype}; expected uint8, or float with values in [0, 1]")
-    low, high = images.aminmax()
-    if low.isnan():
-        raise ValueError(f"float {name} hold values that are not numbers (NaN); expected values in [0, 1]")
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(
-            f"float {name} lie in [{low:.4g}, {high:.4g}]; expected [0, 1]: "
-            "hand over uint8 or divide by 255; mean and deviation are applied by the network"
-        )
+    check_range(*(float(bound) for bound in images.aminmax()), name)

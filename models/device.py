@@ -6,7 +6,7 @@ import torch
 
 
 def find_device(device: str | int | torch.device) -> torch.device:
-    """Return a device that PyTorch can use here; "auto" is the first CUDA GPU where there is one, else the CPU.
+    """Return a device that PyTorch can use here; "auto" is the first CUDA GPU where there is one, otherwise the CPU.
 
     Raises:
         ValueError: for any other device; it names those there are.

@@ -2,7 +2,7 @@
 
 Paper: Heidari and Iosifidis, "Learning diversified feature representations for facial expression recognition in the
 wild", arXiv 2210.09381. There S_ij is the mean over the batch of exp(-gamma ||x_i - x_j||^2) and S_ii = 1, so S is
-positive semi-definite with unit diagonal and det(S) lies in [0, 1].
+positive semi-definite with unit diagonal and det(S) is in [0, 1].
 """
 
 import torch
@@ -20,7 +20,7 @@ def similarity_matrix(
         features: (B, N, ...), one row of features per branch and face; everything after N is flattened.
         gamma: width of the Gaussian kernel; "median" takes 1 over the median squared distance between the branches of
             the batch, without gradient, so that the similarity of a typical pair is exp(-1) at any scale.
-        normalize: scale every feature vector to unit length first, so that squared distances lie in [0, 4].
+        normalize: scale every feature vector to unit length first, so that squared distances are in [0, 4].
         zero_diagonal: leave the diagonal at 0 as the published code does; for comparison only.
 
     Returns:

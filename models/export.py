@@ -6,8 +6,10 @@ From another folder: python PROJECT/models/export.py with the same words.
 
 ONNX: the input "images" is (N, 3, image_size, image_size), RGB, uint8 or float32 in [0, 1], for any N; channel order
 and normalisation are in the graph. Outputs: "probabilities" (N, K), the network's own mixture of its branches, "logits"
-(B, N, K), and "affect" (N, 2), valence and arousal, of networks that have it. The metadata name architecture, classes
-and image size. ESR folder: `Net-Base-Shared_Representations.pt` and `Net-Branch_1.pt` .., which `models.weights` reads.
+(B, N, K), and "affect" (N, 2), valence and arousal, of networks that have it. The metadata name architecture, classes,
+image size, and the temperature that calibrates the probabilities. With --onnx-half the weights are in float16, half as
+large, and computed with in float32.
+ESR folder: `Net-Base-Shared_Representations.pt` and `Net-Branch_1.pt` .., which `models.weights` reads.
 Half: a checkpoint like any other with its weights in float16, half as large, to be handed on.
 """
 
@@ -21,7 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import onnx
 import onnxruntime
+import onnxscript
 import torch
 import torch.nn.functional as F
 import tyro
@@ -73,7 +78,10 @@ class Exportable(nn.Module):
 
 
 def export_onnx(
-    model: ExpressionClassifier, path: str | Path, input_type: Literal["uint8", "float32"] = "uint8"
+    model: ExpressionClassifier,
+    path: str | Path,
+    input_type: Literal["uint8", "float32"] = "uint8",
+    half: bool = False,
 ) -> float:
     """Write a network as one ONNX file, after ONNX Runtime has given the same results with it as PyTorch.
 
@@ -81,9 +89,12 @@ def export_onnx(
         model: ESR or MA-Net, on any device and in any mode; it is left as it is.
         path: the file to write, `.onnx`; what is there is replaced once the new file has been checked.
         input_type: what the file takes, uint8 or float32 in [0, 1].
+        half: store the weights in float16, which halves the file; it computes in float32, so that a network whose
+            weights were in float16 before gives the same results.
 
     Returns:
-        The largest absolute difference between ONNX Runtime and PyTorch (CPU, float32) on random pictures.
+        The largest absolute difference between ONNX Runtime and PyTorch (CPU, float32) on random pictures; with `half`,
+        PyTorch with the rounded weights.
 
     Raises:
         ExportError: when the results differ by more than `TOLERANCE` (no file is left), or `path` cannot be the file.
@@ -93,7 +104,10 @@ def export_onnx(
         raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
     if input_type not in INPUT_TYPES:
         raise ExportError(f"input_type is {input_type!r}; expected one of {', '.join(INPUT_TYPES)}")
-    network = Exportable(deepcopy(model).cpu().float()).eval()
+    copied = deepcopy(model).cpu().float()
+    if half:
+        copied.load_state_dict(halve(describe_model(copied))["state_dict"])
+    network = Exportable(copied).eval()
     example = torch.zeros(2, 3, model.image_size, model.image_size, dtype=INPUT_TYPES[input_type])
     with torch.no_grad():
         program = torch.onnx.export(
@@ -103,18 +117,28 @@ def export_onnx(
             input_names=["images"],
             output_names=network.output_names,
             dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+            optimize=not half,  # it folds BatchNorms into weights, which float16 would not hold exactly any more
             verbose=False,
         )
     values = "uint8" if input_type == "uint8" else "float32 in [0, 1]"
+    if half:
+        onnxscript.optimizer.fold_constants(program.model)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
     program.model.metadata_props.update(
         architecture=model.architecture,
         labels=json.dumps(model.labels),
         image_size=str(model.image_size),
+        temperature=repr(model.temperature),
         input=f"images (N, 3, image_size, image_size), RGB, {values}; channel order and normalisation are in the graph",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unchecked:
-        program.save(unchecked, external_data=False)
+        content = program.model_proto
+        for node in content.graph.node:
+            del node.metadata_props[:]  # where in which file of this machine each node comes from
+        if half:
+            halve_initializers(content)
+        onnx.save(content, unchecked)
         difference = largest_difference(network, unchecked)
         if not difference <= TOLERANCE:  # also where it is not a number
             raise ExportError(
@@ -123,6 +147,23 @@ def export_onnx(
                 "onnxscript or onnxruntime"
             )
     return difference
+
+
+def halve_initializers(content: onnx.ModelProto) -> None:
+    """Store every float32 tensor that float16 holds exactly in float16, with a node that casts it back."""
+    casts = []
+    for tensor in content.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        halved = values.astype(np.float16)
+        if np.array_equal(halved.astype(np.float32), values):
+            name, stored = tensor.name, f"{tensor.name}_float16"
+            tensor.CopyFrom(onnx.numpy_helper.from_array(halved, stored))
+            casts.append(onnx.helper.make_node("Cast", [stored], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *content.graph.node]
+    del content.graph.node[:]
+    content.graph.node.extend(nodes)
 
 
 @torch.inference_mode()
@@ -201,6 +242,7 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
             torch.save({key: value.cpu() for key, value in module.state_dict().items()}, unchecked / name)
         (unchecked / NOTE_FILE).write_text(_note(model, code), "utf-8")
         settings = {name: model.arguments[name] for name in ("normalization", "image_size")}
+        settings["temperature"] = model.temperature
         (unchecked / SETTINGS_FILE).write_text(json.dumps(settings) + "\n", "utf-8")
         written, read = model.state_dict(), load_model(unchecked).state_dict()
         differing = sorted(written.keys() ^ read.keys())
@@ -351,6 +393,7 @@ class Export:
     datasets: str = ""  # that the network was trained on, for the hub's card, with commas between
     half: Path | None = None  # the checkpoint to write with weights in half precision
     input_type: Literal["uint8", "float32"] = "uint8"  # what the ONNX file takes: uint8, or float32 in [0, 1]
+    onnx_half: bool = False  # store the ONNX file's weights in float16; it computes in float32 all the same
     normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
 
 
@@ -363,7 +406,7 @@ def main(export: Export) -> None:
         _check_esr_folder(model, export.esr_folder)
     size = model.image_size
     if export.onnx is not None:
-        difference = export_onnx(model, export.onnx, export.input_type)
+        difference = export_onnx(model, export.onnx, export.input_type, export.onnx_half)
         print(
             f"wrote {export.onnx} ({export.onnx.stat().st_size / 1e6:.1f} MB): {model.architecture}, {size} x {size}, "
             f"{export.input_type}, {len(model.labels)} classes; largest difference from PyTorch {difference:.1e}"

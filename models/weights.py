@@ -5,6 +5,7 @@
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import count, takewhile
@@ -110,6 +111,7 @@ def load_pretrained(
     if model.labels != tuple(labels):
         print(f"{path}: its {len(model.labels)} classes are not the data set's {len(labels)}; the head starts afresh")
         model.replace_head(labels)
+    model.temperature = 1.0  # fitted to the weights as they were
     model.arguments["image_size"] = model.image_size = image_size
     with torch.device("meta"):
         type(model)(**model.arguments)  # refuses a size that the architecture cannot take
@@ -128,6 +130,7 @@ def describe_model(model: ExpressionClassifier) -> dict[str, Any]:
         "arguments": model.arguments,
         "labels": list(model.labels),
         "image_size": model.image_size,
+        "temperature": model.temperature,
         "state_dict": model.state_dict(),
     }
 
@@ -138,7 +141,8 @@ def halve(content: dict[str, Any]) -> dict[str, Any]:
     It is read like any other, into float32. The input's mean and deviation stay as they are, and what only training
     needs is left out.
     """
-    kept = ("format", "version", "architecture", "arguments", "labels", "image_size", "measured", "variables")
+    description = ("format", "version", "architecture", "arguments", "labels", "image_size", "temperature")
+    kept = (*description, "measured", "variables")
     state = {
         key: value.half() if value.is_floating_point() and key not in INPUT_BUFFERS else value
         for key, value in kept_weights(content).items()
@@ -193,7 +197,18 @@ def build_model(content: dict[str, Any], path: Path) -> ExpressionClassifier:
         if entry in content and (type(content[entry]) is not type(value) or content[entry] != value):
             raise CheckpointError(f"{path}: its {entry} and those of its arguments differ; copy the file again")
     load_state(model, state, path)
+    model.temperature = check_temperature(content.get("temperature", 1.0), path)
     return model
+
+
+def check_temperature(temperature: Any, path: Path) -> float:
+    """Return a temperature that a file holds; raise CheckpointError unless it is a finite number above 0."""
+    if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+        raise CheckpointError(
+            f"{path}: its temperature is {shown(temperature)}; expected a finite number above 0, which probabilities "
+            "are calibrated with: copy the file again"
+        )
+    return float(temperature)
 
 
 def _check_arguments(architecture: type[ExpressionClassifier], arguments: dict[Any, Any], path: Path) -> None:
@@ -276,6 +291,7 @@ def _read_esr_folder(folder: Path, normalization: str | None) -> ESR:
     branches = [_read_part(path, BRANCH_LANDMARKS) for path in paths]
     num_classes = _count_classes(branches[0], "fc.weight", paths[0])
     own = _read_settings(folder / SETTINGS_FILE)
+    temperature = check_temperature(own.get("temperature", 1.0), folder / SETTINGS_FILE)
     try:
         model = ESR(
             num_branches=len(branches),
@@ -292,6 +308,7 @@ def _read_esr_folder(folder: Path, normalization: str | None) -> ESR:
     for path, branch, state in zip(paths, model.branches, branches, strict=True):
         load_state(branch, state, path, _batch_counters(branch))
     load_state(model.base, base, folder / BASE_FILE, _batch_counters(model.base))
+    model.temperature = temperature
     return model
 
 

@@ -131,9 +131,9 @@ def _mean(rows: list[dict[str, str]], start: str) -> float:
 def bootstrap(values: np.ndarray) -> tuple[float, Interval]:
     """Return the mean of values (S, N), one per seed and face, and its interval over seeds and faces."""
     S, N = values.shape
-    drawn = np.concatenate([values[:, faces].mean(axis=2) for faces in resample_faces(N)], axis=1)  # (S, D)
+    sampled = np.concatenate([values[:, faces].mean(axis=2) for faces in resample_faces(N)], axis=1)  # (S, D)
     seeds = np.random.default_rng(1).integers(S, size=(S, RESAMPLES))
-    return float(values.mean()), percentile_interval(np.take_along_axis(drawn, seeds, axis=0).mean(axis=0))
+    return float(values.mean()), percentile_interval(np.take_along_axis(sampled, seeds, axis=0).mean(axis=0))
 
 
 def paired(found: dict[str, dict[int, Result]], name: str) -> tuple[float, Interval] | None:

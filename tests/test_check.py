@@ -163,7 +163,7 @@ def test_truncated_pictures_copies_and_leaks(spoiled):
     findings = check("rafdb", spoiled / "rafdb", None)
     unreadable, across = errors(findings)
     assert unreadable.startswith("2 of 74 pictures cannot be read whole") and train[0].name in unreadable
-    assert across.startswith("2 pictures stand in test and train, by content") and test[3].name in across
+    assert across.startswith("2 pictures are in test and train, by content") and test[3].name in across
     assert "train_90002_aligned.png" in across
     [twice] = [note for note in notes(findings) if "more than once" in note]
     assert twice.startswith("train: 2 pictures are there more than once, 1 of them with different labels")

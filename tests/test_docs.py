@@ -18,6 +18,7 @@ PAGES += [REPOSITORY / "checkpoint" / "ferplus_small.md"]
 OPTIONS = {  # of commands that are no experiment
     "evaluate": "Evaluation",
     "predict": "Prediction",
+    "diversified_fer.command": "Command",
     "models.export": "Export",
     "benchmarks.__main__": "Benchmark",
 }
@@ -48,6 +49,11 @@ def test_a_command_can_be_typed(command):
         return
     if words[0] in ("torchrun", "accelerate"):
         words = ["python", *words[next(k for k, word in enumerate(words) if word.endswith(".py")) :]]
+    if words[0] == "diversified-fer":
+        words = ["python", "-m", "diversified_fer.command", *words[1:]]
+    if words[0] == "pip":
+        assert words[1] == "install" and words[2] in (".", ".[train]")
+        return
     assert words[0] in ("python", ".venv/bin/python", ".venv\\Scripts\\python"), command
     if words[1:4] == ["-m", "utils.udata", "check"]:
         assert words[4] in (*DATASETS, "folder")

@@ -344,7 +344,7 @@ def test_names_and_folders_of_checkpoints(tmp_path):
     assert [folder.name for folder in folders] == ["x_a_best_on_d", "y_a_best_on_d", "comparison_on_d"]
     both = [tmp_path / "best.pt", tmp_path / "best.pth"]
     assert len(set(name_checkpoints(both))) == 2
-    with pytest.raises(ValueError, match="choose a place for the results by --output"):
+    with pytest.raises(ValueError, match="choose a folder for the results by --output"):
         choose_folders(both, name_checkpoints(both), None, "_on_d")
     (tmp_path / "esr.v2").mkdir()
     assert choose_folders([tmp_path / "esr.v2"], ["esr.v2"], None, "_on_d")[0].name == "esr.v2_on_d"

@@ -126,14 +126,14 @@ def test_rows_that_come_twice_are_refused_by_the_first_name(sound, fer, tmp_path
     text = label_file.read_bytes()
     for other in (text, text.splitlines(keepends=True)[0].replace(b",0,", b",1,")):  # identical, and contradicting
         label_file.write_bytes(text + other)
-        with pytest.raises(DatasetError, match=r"line 27: fer0000000\.png stands on line 1 already"):
+        with pytest.raises(DatasetError, match=r"line 27: fer0000000\.png is on line 1 already"):
             FERPlus(fer, "train")
     off = Path(shutil.copytree(sound / "off", tmp_path / "off"))
     list_file = off / "EmoLabel/list_patition_label.txt"
     text = list_file.read_text()
     for other in (text, "train_00001.jpg 3\n"):
         list_file.write_text(text + other)
-        with pytest.raises(DatasetError, match=r"line 36: train_00001\.jpg stands on line 1 already"):
+        with pytest.raises(DatasetError, match=r"line 36: train_00001\.jpg is on line 1 already"):
             RAFDB(off, "train")
 
 

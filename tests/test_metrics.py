@@ -82,8 +82,8 @@ def test_metrics_equal_those_of_a_library(K):
 
 def test_statistics_of_a_draw_are_those_of_the_faces_drawn():
     probabilities, targets = random_answers(60, 3)
-    draws = resample_statistics(probabilities, targets, seed=5, draws=20)
-    faces = np.concatenate(list(resample_faces(60, seed=5, draws=20)))
+    draws = resample_statistics(probabilities, targets, seed=5, resamples=20)
+    faces = np.concatenate(list(resample_faces(60, seed=5, resamples=20)))
     assert faces.shape == (20, 60) and len(np.unique(faces)) == 60
     for place, drawn in enumerate(torch.from_numpy(faces).long()):
         expected = compute_metrics(probabilities[drawn], targets[drawn], LABELS)
@@ -96,10 +96,10 @@ def test_statistics_of_a_draw_are_those_of_the_faces_drawn():
 
 def test_draws_come_in_parts_where_there_are_many_faces(monkeypatch):
     monkeypatch.setattr("utils.ubootstrap.FACES_AT_ONCE", 100)
-    parts = list(resample_faces(30, draws=10))
+    parts = list(resample_faces(30, resamples=10))
     assert [part.shape for part in parts] == [(3, 30)] * 3 + [(1, 30)]
     probabilities, targets = random_answers(30, 3)
-    assert resample_statistics(probabilities, targets, draws=10).rates.recall.shape == (10, 3)
+    assert resample_statistics(probabilities, targets, resamples=10).rates.recall.shape == (10, 3)
 
 
 def test_sums_in_cells_are_those_of_a_loop():
@@ -153,7 +153,7 @@ def test_intervals_of_means_over_classes_cover_the_truth():
     for number in range(sets):
         targets = torch.multinomial(shares, 400, replacement=True, generator=generator)
         right = torch.rand(400, generator=generator) < recalls[targets]
-        draws = resample_statistics(answers(targets, right), targets, seed=number, draws=400)
+        draws = resample_statistics(answers(targets, right), targets, seed=number, resamples=400)
         for name, true_value in truth.items():
             low, high = percentile_interval(getattr(draws.rates, name))
             covered[name] += low <= true_value <= high
@@ -170,7 +170,7 @@ def test_intervals_of_the_calibration_error_cover_the_truth_where_percentiles_do
         probabilities, targets = torch.stack((sure, 1 - sure), dim=1), 1 - right.long()
         bins = (sure * 15).long().numpy()
         error = np.abs(np.bincount(bins, (sure - right.float()).numpy())).sum() / n
-        drawn = resample_statistics(probabilities, targets, seed=number, draws=400).calibration_error
+        drawn = resample_statistics(probabilities, targets, seed=number, resamples=400).calibration_error
         for name, (low, high) in (("basic", basic_interval(error, drawn)), ("percentiles", percentile_interval(drawn))):
             covered[name] += low <= 0.03 <= high
     assert covered["basic"] / sets > 0.85 > 0.5 > covered["percentiles"] / sets, covered

@@ -133,7 +133,7 @@ def test_a_photo_held_sideways_is_turned_upright(model):
         ([np.zeros((9, 9, 3), np.uint8), np.zeros((2, 9, 9, 3), np.uint8)], r"images\[1\] holds 2 faces"),
         ([np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 3), 2.0)], r"float images\[1\]"),
         (Image.new("I;16", (9, 9)), "8 bits"),
-        ("face.png", "is a str; expected"),
+        (3, "is a int; expected"),
         ([None], r"images\[0\] is a NoneType"),
     ],
 )
@@ -545,7 +545,9 @@ def test_every_wrong_call_says_what_to_do(checkpoint, tmp_path, monkeypatch):
         call(tmp_path / "broken.jpg")
     assert [row["label"] for row in rows(output)] == ["unreadable"]
     (output / "predictions.csv").unlink()
-    monkeypatch.setattr("diversified_fer.command.write_picture", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+    monkeypatch.setattr(
+        "diversified_fer.command.write_picture", lambda *_: (_ for _ in ()).throw(OSError("No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         call(photo, annotate=True, detector="none")
     assert not any(output.iterdir()), "a table that is not complete does not stay"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diversified_fer.classifier import DIMENSIONS
+from diversified_fer.scores import DIMENSIONS
 from diversified_fer.writing import write_json
 from models.esr import ESR
 from utils.ubootstrap import Interval, percentile_interval, resample_faces

@@ -18,16 +18,16 @@ Interval: TypeAlias = tuple[float, float] | None
 """Lower and upper bound; None where there is nothing to sample from."""
 
 
-def resample_faces(num_faces: int, seed: int = 0, draws: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """Yield the places of the sampled faces, (some, N) at a time, `draws` rows in all; none of a single face.
+def resample_faces(num_faces: int, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """Yield the places of the sampled faces, (some, N) at a time, `resamples` rows in all; none of a single face.
 
-    They depend on the number of faces, the seed and the number of draws alone.
+    They depend on the number of faces, the seed and the number of resamples alone.
     """
     rng = np.random.default_rng(seed)
     at_once = max(1, FACES_AT_ONCE // max(num_faces, 1))
-    draws = draws if num_faces > 1 else 0
-    for start in range(0, max(draws, 1), at_once):  # once at least: (0, N)
-        yield rng.integers(num_faces, size=(min(at_once, draws - start), num_faces), dtype=np.int32)
+    resamples = resamples if num_faces > 1 else 0
+    for start in range(0, max(resamples, 1), at_once):  # once at least: (0, N)
+        yield rng.integers(num_faces, size=(min(at_once, resamples - start), num_faces), dtype=np.int32)
 
 
 def sum_in_cells(cells: np.ndarray, num_cells: int, values: np.ndarray | None = None) -> np.ndarray:
@@ -38,23 +38,23 @@ def sum_in_cells(cells: np.ndarray, num_cells: int, values: np.ndarray | None = 
     return np.bincount(places.ravel(), weights, rows * num_cells).reshape(rows, num_cells)
 
 
-def percentile_interval(drawn: np.ndarray) -> Interval:
+def percentile_interval(sampled: np.ndarray) -> Interval:
     """Return the 95 % percentile interval of samples' values (D,); those that are not a number are left out."""
-    known = drawn[np.isfinite(drawn)]
+    known = sampled[np.isfinite(sampled)]
     if not len(known):
         return None
     low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def basic_interval(estimate: float, drawn: np.ndarray) -> Interval:
+def basic_interval(estimate: float, sampled: np.ndarray) -> Interval:
     """Return the 95 % basic interval of a share, for an estimate that chance pushes upwards, such as a mean gap.
 
     Samples are pushed up once more, by as much again: reflecting them at the estimate takes both off. The interval is
     cut to [0, 1] and reaches at least to the estimate. On simulated faces it covers the true calibration error in nine
     of ten cases where the error is 0.02 or more, where the percentiles of the samples cover it in none to nine of ten.
     """
-    percentiles = percentile_interval(drawn)
+    percentiles = percentile_interval(sampled)
     if percentiles is None:
         return None
     low, high = 2 * estimate - percentiles[1], 2 * estimate - percentiles[0]

@@ -165,8 +165,8 @@ class AffectNet(FaceDataset):
             valence and arousal are unknown then.
         split: "train", "unlabeled" (automatically annotated) or "validation".
         num_classes: 8, or 7 without Contempt. None, Uncertain and No-Face (8, 9, 10) are always left out.
-        max_images_per_label: draw at most this many faces of every class.
-        seed: seed of that draw.
+        max_images_per_label: take at most this many faces of every class.
+        seed: seed of that choice.
 
     Raises:
         DatasetError: when the layout is another, names carry no label, or labels are unknown.

@@ -180,7 +180,7 @@ def choose_hardware(
     """Find out where and how to compute; started by `torchrun` or `accelerate launch`, join the other processes.
 
     Args:
-        device: "auto" for the first GPU where there is one, else the CPU; or a name such as "cpu" or "cuda:1".
+        device: "auto" for the first GPU where there is one, otherwise the CPU; or a name such as "cpu" or "cuda:1".
         precision: "float32", "bfloat16", or "auto" for bfloat16 where the device multiplies it natively.
         compile: "on", "off", or "auto": `torch.compile` where a compiler is at hand and enough steps are ahead.
         memory_format: "contiguous", "channels_last", or "auto", which is channels_last.

@@ -10,6 +10,7 @@ from torch import Tensor
 from utils.ubootstrap import RESAMPLES, Interval, basic_interval, percentile_interval, resample_faces, sum_in_cells
 
 CALIBRATION_BINS = 15
+TEMPERATURES = (0.2, 5.0)
 COMPARED = ("accuracy", "mean_class_accuracy", "macro_f1")
 
 
@@ -178,16 +179,36 @@ def compute_rates(confusion: np.ndarray, whole: np.ndarray | None = None) -> Rat
     )
 
 
-def resample_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, draws: int = RESAMPLES) -> Resamples:
-    """Compute the rates and the calibration error of faces (N, K), (N,) sampled with replacement, `draws` times."""
+def resample_statistics(probabilities: Tensor, targets: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Resamples:
+    """Compute the rates and the calibration error of faces (N, K), (N,) sampled with replacement, `resamples` times."""
     K = probabilities.shape[1]
     cells, bins, confidence, right = _cells(probabilities, targets)
     whole, gaps = sum_in_cells(cells[None], K * K).reshape(K, K), confidence - right
     rates, errors = [], []
-    for faces in resample_faces(len(cells), seed, draws):
+    for faces in resample_faces(len(cells), seed, resamples):
         rates.append(compute_rates(sum_in_cells(cells[faces], K * K).reshape(-1, K, K), whole))
         errors.append(_calibration_error(bins[faces], gaps[faces]))
     return Resamples(Rates(*(np.concatenate(parts) for parts in zip(*rates, strict=True))), np.concatenate(errors))
+
+
+def fit_temperature(probabilities: Tensor, targets: Tensor) -> float:
+    """Find the temperature that makes probabilities as sure as they are right (Guo et al., ICML 2017).
+
+    It is the one for which p ** (1 / temperature), made to sum to 1 again, has the smallest negative log-likelihood,
+    within `TEMPERATURES` (where all faces are right, being surer is always better), to four digits.
+
+    Args:
+        probabilities: (N, K), rows that sum to 1.
+        targets: class indices (N,).
+    """
+    logarithms = probabilities.double().clamp_min(1e-30).log()
+    of_targets = logarithms.gather(1, targets[:, None]).mean()
+    low, high = TEMPERATURES
+    for _ in range(50):  # the likelihood is convex in 1 / temperature: halve the interval where its slope changes sign
+        temperature = (low * high) ** 0.5
+        expected = ((logarithms / temperature).softmax(dim=1) * logarithms).sum(dim=1).mean()
+        low, high = (low, temperature) if expected < of_targets else (temperature, high)
+    return round(temperature, 4)
 
 
 def class_indices(targets: Tensor) -> Tensor:

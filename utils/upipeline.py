@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from diversified_fer.console import is_watched
 from diversified_fer.writing import replacing, write_json
 from models.classifier import resize
 from utils.udata import DatasetError, FaceDataset, read_image
@@ -42,7 +43,7 @@ class FaceImages(Dataset):
         dataset: what to read.
         image_size: height and width in pixels that the network is given.
         cache: "device" (the GPU's memory), "memory", "disk" (a file mapped into memory), "none" (decode at every
-            access), or "auto": the device where it is a GPU, else memory, and none for more than `cache_gib`.
+            access), or "auto": the device where it is a GPU, otherwise memory, and none for more than `cache_gib`.
         cache_gib: decoded pictures that "auto" may keep, in GiB.
         cache_folder: where the decoded pictures are written, to be there at the next start; a file of pictures that
             have changed since (by name, size or time) is written anew. None writes nothing.
@@ -126,7 +127,7 @@ class FaceImages(Dataset):
 
         with ThreadPoolExecutor() as pool:  # OpenCV decodes outside Python's lock
             results, title = pool.map(decode, range(len(self))), f"decode {self.dataset.name}"
-            progress = tqdm(results, title, len(self), unit=" faces", leave=False)
+            progress = tqdm(results, title, len(self), unit=" faces", leave=False, disable=not is_watched())
             errors = [message for message in progress if message is not None]
         if errors:
             first = "; ".join(errors[:3])
@@ -194,7 +195,7 @@ class SharedBatches(Sampler[list[int]]):
     Args:
         num_faces: size of the data set.
         batch_size: faces of a batch, over all processes together.
-        shuffle: draw a new order every epoch, from PyTorch's random state; for training, which takes no batch of one.
+        shuffle: a new order every epoch, from PyTorch's random state; for training, which takes no batch of one.
         hardware: how many processes there are, and which is this one.
     """
 
@@ -282,7 +283,7 @@ class FaceLoader:
             num_workers=num_workers,
             collate_fn=Pictures._make,  # a batch is read as one
             pin_memory=self._hardware.device.type == "cuda" and images.kept != "device",
-            persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same draws
+            persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same random choices
         )
 
     def __len__(self) -> int:

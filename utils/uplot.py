@@ -243,7 +243,7 @@ def plot_severities(curves: dict[str, Sequence[float]], title: str) -> Figure:
 def plot_points(
     points: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str
 ) -> Figure:
-    """Plot points by name, (x, y) each; the name stands at their mean."""
+    """Plot points by name, (x, y) each; the name is at their mean."""
     figure, axes = draw_axes(2 * WIDTH, 6, title)
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points)))
     for (name, (x, y)), color in zip(points.items(), colors, strict=True):

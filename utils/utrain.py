@@ -12,7 +12,6 @@ A script says what is minimised and what happens after a step; what surrounds it
 
 import itertools
 import math
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm.auto import tqdm
 
+from diversified_fer.console import is_watched
 from models.classifier import ExpressionClassifier
 from models.diversity import DiversityLoss
 from utils.ucheckpoint import Run
@@ -280,7 +280,7 @@ def validate(model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware
 
 def show_progress(description: str, total: int, unit: str, hardware: Hardware) -> tqdm:
     """Return a progress bar on a terminal or in a notebook; elsewhere, and in all but the first process, nothing."""
-    shown = hardware.is_main and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    shown = hardware.is_main and is_watched()
     return tqdm(total=total, desc=description, unit=unit, leave=False, mininterval=LOOK_INTERVAL, disable=not shown)
 
 

@@ -15,7 +15,7 @@ REMEDIES = dict.fromkeys((".heic", ".heif", ".hif"), HEIC_REMEDY) | dict.fromkey
     (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "export as JPEG with the camera's program"
 )  # fmt: skip
 TABLE = "predictions.csv"
-RESULTS = ("annotated", "explained")  # folders that predict.py writes beside its table
+RESULTS = ("annotated", "explained", "timelines")  # folders that predict.py writes beside its table
 ADDRESS = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:\ is a drive
 
 
@@ -104,7 +104,7 @@ def _list_folder(folder: Path, results: Sequence[str]) -> Listing:
 
 
 def _holds_results(place: Path, folder: Path, results: Sequence[str]) -> bool:
-    """Tell whether a folder inside of `folder` is part of results: of a table's `annotated` or `explained`."""
+    """Tell whether a folder inside of `folder` is part of results: those of `RESULTS` beside a table."""
     if any(Path(os.path.realpath(place)).is_relative_to(result) for result in results):
         return True
     between = [place, *place.parents][: len(place.relative_to(folder).parts)]

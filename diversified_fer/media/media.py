@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints about damaged files are said here, once
 import cv2
@@ -115,7 +116,8 @@ def stream_webcam(index: int, every: int = 1) -> Iterator[Frame]:
                 if ok:
                     picture, rate = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), capture.get(cv2.CAP_PROP_FPS)
                     rate = rate if 1 <= rate <= 1000 else USUAL_RATE
-                    yield Frame(picture, f"webcam {index}", time.monotonic() - began, rate / every)
+                    seconds = time.monotonic() - began
+                    yield Frame(picture, f"webcam {index}", seconds, rate / every, number=number)
             number += 1
         if number == 0:
             raise MediaError(f"webcam {index} gives no pictures: another program may be using it")
@@ -186,12 +188,13 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 class VideoFile:
     """An MP4 that appears when it is complete: `with VideoFile(path) as video: video.write(picture, seconds, rate)`.
 
-    It is written beside its place and renamed at the end; an exception removes it. Sound is not kept.
+    It is written beside its place and renamed at the end; an exception removes it. By OpenCV: MPEG-4 Part 2 at a
+    constant rate, without sound; see `media.h264` for what browsers play.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.writer: cv2.VideoWriter | None = None
+        self.writer: Any = None
         self.written = 0
         self.link: Path | None = None
 
@@ -206,22 +209,40 @@ class VideoFile:
             with naming(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self.temporary = self._temporary()
-            rate = round(rate, 2)  # a finer time base is more than MPEG-4 takes
-            self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
-            if not self.writer.isOpened():
-                raise MediaError(
-                    f"{self.path} cannot be written as an MP4 of {width} x {height} pixels, {rate:.2f} pictures/s"
-                )
-            self.began, self.rate, self.size = seconds, rate, (width, height)
+            self.began, self.rate, self.size = seconds, round(rate, 2), (width, height)  # MPEG-4 takes no finer rate
+            self.reached = seconds
+            try:
+                self._open()
+            except MediaError:
+                self.writer = None
+                self._tidy()
+                raise
         if (width, height) != self.size:
             raise MediaError(f"{self.path}: the pictures change from {self.size} to {(width, height)} pixels")
-        if seconds - self.began - self.written / self.rate > max(LONGEST_GAP, 2 / self.rate):
+        if seconds - self.reached > max(LONGEST_GAP, 2 / self.rate):
             raise MediaError(f"{self.path}: the times of the pictures jump to {seconds:,.1f} s")
-        due = round((seconds - self.began) * self.rate) + 1
+        self.reached = max(self.reached, seconds)
+        self._append(picture, seconds - self.began)
+
+    def _open(self) -> None:
+        """Begin `self.temporary`; raises MediaError where such pictures cannot be written."""
+        self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, self.size)
+        if not self.writer.isOpened():
+            raise MediaError(
+                f"{self.path} cannot be written as an MP4 of {self.size[0]} x {self.size[1]} pixels, "
+                f"{self.rate:.2f} pictures/s"
+            )
+
+    def _append(self, picture: np.ndarray, seconds: float) -> None:
+        """Write a picture as often as the constant rate asks for until `seconds` from the start."""
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        while self.written < due:
+        while self.written < round(seconds * self.rate) + 1:
             self.writer.write(bgr)
             self.written += 1
+
+    def _close(self, is_wanted: bool) -> None:
+        """End `self.temporary`."""
+        self.writer.release()
 
     def _temporary(self) -> Path:
         """Return where to write: in the same folder, through a link to it where OpenCV cannot be told its name."""
@@ -240,14 +261,17 @@ class VideoFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.writer is None:
             return
-        self.writer.release()
         try:
+            self._close(is_wanted=kind is None)
             if kind is None:
                 self._publish()
         finally:
-            self.temporary.unlink(missing_ok=True)
-            if self.link is not None:
-                shutil.rmtree(self.link, ignore_errors=True)  # the link, not the folder it leads to
+            self._tidy()
+
+    def _tidy(self) -> None:
+        self.temporary.unlink(missing_ok=True)
+        if self.link is not None:
+            shutil.rmtree(self.link, ignore_errors=True)  # the link, not the folder it leads to
 
     def _publish(self) -> None:
         """Rename the file, after a look whether all pictures are in it: OpenCV does not report a full disk."""

@@ -13,7 +13,7 @@ LONGEST_NAME = 160  # bytes; file systems take 255, and results add to the name
 
 
 def common_folder(folders: Sequence[PurePath]) -> PurePath | None:
-    """Return the deepest folder that holds all of them, or is one of them; None where they lie on several drives."""
+    """Return the deepest folder that holds all of them, or is one of them; None where they are on several drives."""
     first = folders[0]
     candidates = (first, *first.parents)
     return next((place for place in candidates if all(folder.is_relative_to(place) for folder in folders)), None)

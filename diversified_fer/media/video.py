@@ -54,6 +54,7 @@ class Frame(NamedTuple):
         rate: pictures per second of a video or webcam, as far as they are looked at; None for a photo.
         error: why there is no picture.
         note: what else is to be said about it.
+        number: of the picture in its video or webcam, from 0; None for a photo.
     """
 
     picture: np.ndarray | None
@@ -62,6 +63,7 @@ class Frame(NamedTuple):
     rate: float | None = None
     error: str | None = None
     note: str | None = None
+    number: int | None = None
 
 
 class Decoder:
@@ -105,7 +107,7 @@ class Decoder:
         """
         size = check_regular(path, "a video")
         begun = False
-        with _plain_name(path) as plain:
+        with plain_name(path) as plain:
             try:
                 for picture in self._pictures(path, plain, size, every):
                     begun = True
@@ -143,7 +145,8 @@ class Decoder:
             pixels = cv2.cvtColor(self._pixels(answer, payload), cv2.COLOR_BGR2RGB)  # a copy: the slot is free again
             self._ask()
             taken += 1
-            yield Frame(_with_square_pixels(pixels, aspect, path), path, float(answer["seconds"]), rate / every)
+            square = _with_square_pixels(pixels, aspect, path)
+            yield Frame(square, path, float(answer["seconds"]), rate / every, number=(taken - 1) * every)
         _check_end(path, int(answer["end"]), float(answer["seconds"]), announced, duration)
 
     def _start(self) -> None:
@@ -252,7 +255,7 @@ def _shared_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _plain_name(path: Path) -> Iterator[Path]:
+def plain_name(path: Path) -> Iterator[Path]:
     """Give a file a name that OpenCV takes: its own, or that of a link, or of a copy where links are not allowed."""
     if is_sayable(path.absolute()):
         yield path

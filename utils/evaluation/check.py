@@ -1,7 +1,7 @@
 """Looks a data set over before a night of training is spent on it: `python -m utils.udata check DATASET ROOT`.
 
 Says which layout was found, how many faces each class of each split has beside the published numbers, which pictures
-cannot be read whole, which stand there twice or in two splits, whether the labels seem to follow another order, and
+cannot be read whole, which are there twice or in two splits, whether the labels seem to follow another order, and
 what to do about each.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from tyro.extras import subcommand_cli_from_dict
 
-from diversified_fer.console import one_line_errors
+from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.folder import Listing
 from models import load_model
 from models.classifier import EMOTIONS, ExpressionClassifier
@@ -179,7 +179,9 @@ def read_all(paths: Sequence[Path]) -> tuple[dict[Path, Content], list[Finding]]
             return printable(f"{path} ({size} bytes): {error}", 400)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
-        contents = list(tqdm(pool.map(read, paths), "read every picture", len(paths), unit=" pictures", leave=False))
+        contents = pool.map(read, paths)
+        bar = tqdm(contents, "read every picture", len(paths), False, unit=" pictures", disable=not is_watched())
+        contents = list(bar)
     content = {path: value for path, value in zip(paths, contents, strict=True) if isinstance(value, Content)}
     broken = [value for value in contents if isinstance(value, str)]
     text = f"{len(broken):,} of {len(paths):,} pictures cannot be read whole: {some(broken)}"
@@ -274,7 +276,7 @@ def check_exchanged(split: Split, answers: np.ndarray, enough: np.ndarray) -> li
             looks = ", ".join(f"{answers[k, best[k]]:.0%} of {names[k]} as {names[best[k]]}" for k in cycle)
             text = (
                 f"{split.name}: {' and '.join(names[k] for k in cycle)} look exchanged to the network, which sees "
-                f"{looks}, while the other classes stand where they should"
+                f"{looks}, while the other classes are where they should be"
             )
             remedy = "look at some faces of these classes, and exchange their folders or labels where they are wrong"
             findings.append(Finding("note", text, remedy))

@@ -96,7 +96,7 @@ def compare(
     Args:
         results: two or more.
         seeds: they are runs of one experiment: mean and deviation of the ensemble's numbers. Otherwise every one after
-            the first is compared with the first, on the same draws of the same faces.
+            the first is compared with the first, on the same samples of the same faces.
         seed: seed of the bootstrap.
         groupings: of the faces, to be compared in each group too.
     """

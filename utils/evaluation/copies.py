@@ -106,7 +106,7 @@ def check_same(splits: Sequence[Split], content: dict[Path, Content]) -> list[Fi
                 contradicting[name] += len({labels[path] for path in own if path in labels}) > 1
     findings = []
     for names, listings in across.items():
-        text = f"{len(listings):,} pictures stand in {names}, by content: {some(listings)}"
+        text = f"{len(listings):,} pictures are in {names}, by content: {some(listings)}"
         remedy = f"remove them from {'train' if 'train' in names else names.split(' and ')[-1]}: {KEPT}"
         findings.append(Finding("error", text, remedy))
     for name, listings in within.items():

@@ -284,7 +284,7 @@ def choose_folders(paths: Sequence[Path], names: Sequence[str], output: Path | N
         folders = [path.with_name((path.name if path.is_dir() else path.stem) + ending) for path in paths]
     if len(set(folders)) < len(folders):
         raise ValueError(
-            "two checkpoints of the same name lie in one folder; choose a place for the results by --output"
+            "two checkpoints of the same name are in one folder; choose a folder for the results by --output"
         )
     parents = [path.absolute().parent for path in paths]
     common = output or common_folder(parents) or parents[0]  # on several drives no folder holds all

@@ -239,7 +239,7 @@ def write_report(
         comparison_pictures=comparison_pictures,
         numbers=headings,
         compared={name: headings[name] for name in COMPARED},
-        draws=RESAMPLES,
+        resamples=RESAMPLES,
         bins=CALIBRATION_BINS,
         seed=seed,
         computed=computed,

@@ -75,7 +75,7 @@ def _clip(box: Box | None, height: int, width: int) -> Box:
     top, bottom = max(box.top, 0), min(box.top + box.height, height)
     if left >= right or top >= bottom:
         raise BadRow(
-            f"the face box (x {box.left}, y {box.top}, {box.width} x {box.height}) lies outside of the picture "
+            f"the face box (x {box.left}, y {box.top}, {box.width} x {box.height}) is outside of the picture "
             f"({width} x {height})"
         )
     return Box(left, top, right - left, bottom - top)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 from tqdm.auto import tqdm
 
+from diversified_fer.console import is_watched
 from diversified_fer.writing import new_table, remove_unfinished, replacing
 from utils.preparing.annotations import EXPRESSIONS, RELEASED_SETS, CurrentRelease, FirstRelease, find_affect_net
 from utils.preparing.crop import crop_face
@@ -264,7 +265,7 @@ def _record(
         if with_sources:
             sources = stack.enter_context(new_table(folder / SOURCES, "\n"))
             sources.writerow(["row", "file"])
-        for outcome in tqdm(outcomes, total=num_rows, desc=folder.name, unit=" rows"):
+        for outcome in tqdm(outcomes, folder.name, num_rows, unit=" rows", disable=not is_watched()):
             written += outcome.written
             if outcome.reason:
                 num_errors += 1

@@ -134,7 +134,7 @@ def note_line(lines: dict[str, int], key: str, path: Path, number: int, name: st
     """Note on which line of a list a picture is; raises DatasetError when it is on another already."""
     if key in lines:
         raise DatasetError(
-            f"{path}, line {number}: {printable(name)} stands on line {lines[key]} already; expected a row per "
+            f"{path}, line {number}: {printable(name)} is on line {lines[key]} already; expected a row per "
             "picture: restore the file, or remove the rows that come twice"
         )
     lines[key] = number
