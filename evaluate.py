@@ -65,7 +65,7 @@ class Evaluation:
     batch_size: int = 128  # faces in the network at a time
     cache_gib: float = 4.0  # GiB of memory for decoded pictures
     device: str = "auto"  # "auto", "cpu", "cuda", ...
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"  # of the convolutions
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto": bfloat16 where it is native
 
 
 def load_faces(evaluation: Evaluation, classes: int) -> ScoredFaces:

@@ -13,6 +13,7 @@ each face with the heat maps of the ensemble and of every branch. A file appears
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -35,6 +36,7 @@ class Prediction(Labelling):
     checkpoint: Path | None = None  # network; default: the weights that come with the project
     explain: bool = False  # write class-activation maps of every face
     device: str = "auto"  # "auto", "cpu", "cuda", ...
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # "auto": bfloat16 from 16 faces, where it is native
 
 
 def write_explanations(model: ExpressionClassifier, frame: Frame, faces: list[LabelledFace], stem: Path) -> None:
@@ -58,10 +60,10 @@ def main(prediction: Prediction) -> None:
     loaded: list[ExpressionClassifier] = []
 
     def load() -> ExpressionClassifier:
-        hardware = choose_hardware(prediction.device, "float32", compile="off", alone=True)
+        hardware = choose_hardware(prediction.device, prediction.precision, compile="off", alone=True)
         path = prediction.checkpoint
         loaded.append(load_model(path, hardware.device) if path else load_model(device=hardware.device))
-        return optimize_for_inference(loaded[0])
+        return loaded[0] if prediction.precision == "auto" else optimize_for_inference(loaded[0], hardware.precision)
 
     def explain(frame: Frame, faces: list[LabelledFace], stem: Path) -> None:
         write_explanations(loaded[0], frame, faces, stem)

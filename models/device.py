@@ -6,13 +6,14 @@ import torch
 
 
 def find_device(device: str | int | torch.device) -> torch.device:
-    """Return a device that PyTorch can use here; "auto" is the first CUDA GPU where there is one, otherwise the CPU.
+    """Return a device that PyTorch can use here; "auto" is a CUDA GPU, else Apple's (MPS), else the CPU.
 
     Raises:
         ValueError: for any other device; it names those there are.
     """
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((kind for kind, is_there in there.items() if is_there), "cpu"))
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -38,6 +39,14 @@ def available_devices() -> list[str]:
     if accelerator is None:
         return ["cpu"]
     return ["cpu", *(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 natively: CUDA from 8.0, CPUs with AVX512-BF16, AMX or Arm's BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def use_one_thread_after_fork() -> None:

@@ -1,15 +1,20 @@
-"""Makes a trained network faster to apply, at the price that it can no longer be trained."""
+"""Makes a trained network faster to apply, as `predict` does by itself; the result cannot be trained."""
 
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.classifier import ExpressionClassifier
+from models.device import multiplies_bfloat16
 
-Classifier = TypeVar("Classifier", bound=ExpressionClassifier)
+Classifier = TypeVar("Classifier", bound=nn.Module)  # a `models.classifier.ExpressionClassifier`, which needs this file
+
+BFLOAT16_FROM = 16  # faces in a call; the few that somebody looks at one by one are the same to 1e-5 everywhere
+WATCHED = 16  # values of every tensor that are looked at, for changes that PyTorch does not count
 
 
 def optimize_for_inference(
@@ -34,7 +39,7 @@ def optimize_for_inference(
             # a convolution "conv<x>" is followed by "bn<x>", and the n-th part of a Sequential by the next
             norm_name = str(int(name) + 1) if name.isdigit() else name.replace("conv", "bn", 1)
             norm = dict(module.named_children()).get(norm_name)
-            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if type(child) is nn.Conv2d and type(norm) is nn.BatchNorm2d:  # not parametrized ones, which are more
                 statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
                 child.weight, child.bias = fuse_conv_bn_weights(child.weight, child.bias, *statistics)
                 child.to(**layout)
@@ -46,3 +51,76 @@ def optimize_for_inference(
         for region in optimized.compiled_parts():
             region.compile(dynamic=False)
     return optimized
+
+
+@dataclass
+class _Kept:
+    """The fast copies of a network by precision, and the state of its weights that they are of.
+
+    Attributes:
+        state: the network's arguments, and of every tensor where it is and how often PyTorch has counted a change.
+        views: a few values of every tensor where they are, which also keeps another tensor from coming to be there.
+        values: what they were; changes through `.data` are not counted, but show here.
+        calls: how many have asked for this state.
+        copies: by precision.
+    """
+
+    state: tuple[object, ...]
+    views: list[Tensor]
+    values: Tensor
+    calls: int = 0
+    copies: dict[torch.dtype, nn.Module] = field(default_factory=dict)
+
+
+_KEPT: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+"""Outside the networks, so that neither their state dicts nor their copies on disk or in memory know of it."""
+
+
+def fast_network(model: Classifier, faces: int, precision: str = "auto") -> Classifier:
+    """Return what scores a number of faces fast: a copy with BatchNorms folded, or the network itself.
+
+    The copy is kept until the network's weights, arguments or place change. It is in bfloat16 from `BFLOAT16_FROM`
+    faces on where the device multiplies it natively, in float32 otherwise. The network itself is returned where there
+    is nothing to fold, where its weights are in another precision or somebody listens to its modules (hooks), and for
+    a first few faces, which are scored before a copy is made.
+
+    Args:
+        model: the network, in any mode; it is left as it is.
+        faces: how many there are to score.
+        precision: "auto"; "float32" for the network itself; "bfloat16" for a copy in it.
+
+    Raises:
+        ValueError: for another precision.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; expected 'auto', 'float32' or 'bfloat16'")
+    modules = list(model.modules())
+    if precision == "float32" or not any(type(module) is nn.BatchNorm2d for module in modules):
+        return model
+    held = (tensor for m in modules for tensor in (*m._parameters.values(), *m._buffers.values()))
+    tensors = [tensor for tensor in held if tensor is not None]
+    device = tensors[0].device
+    is_usual = all(t.device == device and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors)
+    if not is_usual or any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+        return model
+    versions = ((t.data_ptr(), None if t.is_inference() else t._version) for t in tensors)  # the latter have none
+    state = (repr(model.arguments), *versions)
+    kept = _KEPT.get(model)
+    if kept is None or kept.state != state or not torch.equal(kept.values, torch.cat(kept.views)):
+        views = [_some_values(tensor) for tensor in tensors if tensor.is_floating_point()]
+        kept = _KEPT[model] = _Kept(state, views, torch.cat(views))
+    kept.calls += 1
+    if precision == "auto" and faces < BFLOAT16_FROM and kept.calls == 1:
+        return model
+    is_many = faces >= BFLOAT16_FROM and multiplies_bfloat16(device)
+    dtype = torch.bfloat16 if precision == "bfloat16" or is_many else torch.float32
+    if dtype not in kept.copies:
+        with torch.inference_mode(False):
+            kept.copies[dtype] = optimize_for_inference(model, dtype)
+    return kept.copies[dtype]
+
+
+def _some_values(tensor: Tensor) -> Tensor:
+    """Return a view of values spread over a tensor, whatever the order of its dimensions in memory."""
+    number = min(tensor.numel(), WATCHED)
+    return tensor.detach().as_strided((number,), (tensor.numel() // number,))

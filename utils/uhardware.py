@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.classifier import ExpressionClassifier
-from models.device import find_device
+from models.device import find_device, multiplies_bfloat16
 
 COMPILE_AFTER = {"cpu": 1500, "cuda": 3000}
 """Steps from which compiling pays for itself ("auto"); benchmarks/ measures the gain of a step and the cost."""
@@ -180,7 +180,7 @@ def choose_hardware(
     """Find out where and how to compute; started by `torchrun` or `accelerate launch`, join the other processes.
 
     Args:
-        device: "auto" for the first GPU where there is one, otherwise the CPU; or a name such as "cpu" or "cuda:1".
+        device: "auto" for the first CUDA GPU, else Apple's, else the CPU; or a name such as "cpu" or "cuda:1".
         precision: "float32", "bfloat16", or "auto" for bfloat16 where the device multiplies it natively.
         compile: "on", "off", or "auto": `torch.compile` where a compiler is at hand and enough steps are ahead.
         memory_format: "contiguous", "channels_last", or "auto", which is channels_last.
@@ -208,8 +208,7 @@ def choose_hardware(
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the first process speaks for all, to the end
     if place.type == "cpu":
         keep_freed_memory()
-    native = place.type in ("cpu", "cuda") and _multiplies_bfloat16(place)
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and native)
+    bfloat16 = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(place))
     if place.type == "cuda":
         torch.backends.cudnn.allow_tf32 = bfloat16  # float32 means float32, in convolutions too
     if compile == "auto" and (processes > 1 or not _can_compile(place)):
@@ -238,13 +237,6 @@ def _processes() -> int:
             f"`torchrun --nproc-per-node {stated} script.py`; for one process, unset WORLD_SIZE"
         )
     return int(stated)
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _can_compile(device: torch.device) -> bool:
