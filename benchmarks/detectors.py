@@ -160,7 +160,7 @@ def measure_scenes(benchmark: Benchmark) -> list[str]:
                 places[name].append(place(box, scene.box)[0])
                 found[name][number] = cut_face(scene.picture, box)
                 if name == "YuNet":
-                    best = rows[are_on(square_up(rows[:, :4]), scene.box)][0]
+                    best = rows[np.abs(square_up(rows[:, :4]) - box).sum(axis=1).argmin()]
                     turned[number] = turn(scene.picture, box, best[4:8].reshape(2, 2))
     network = OnnxClassifier()
     truth = np.array(labels)

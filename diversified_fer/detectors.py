@@ -19,6 +19,7 @@ LEAST_SCORE = 0.7  # of YuNet; a box below it is not a face
 PHOTO_PIXELS = 4000 * 3000  # a photo is searched at this size at most
 SMALL_PIXELS = 1280 * 960  # a photo below it is enlarged up to twice; a picture of a video is shrunk to it
 COARSE_SIDE = 640  # pixels; a picture is halved until it is this long, for faces that fill it
+LEAST_SIDE = 64  # pixels; for a picture of 6 x 4 pixels OpenCV's YuNet answers with boxes of 1e30 and score 1
 TILE, OVERLAP = 1280, 192  # pixels; a face larger than the overlap is found in a coarser level
 EASY_FACE = 48  # pixels; a face of this size is found without a finer level
 SIDE, DOWN = 1.10, -0.01  # a training crop has 1.10 times the root of the box's area, and lies 0.01 of that higher
@@ -92,7 +93,7 @@ class YuNetDetector:
 
     Raises:
         FileNotFoundError: when the file is missing.
-        ValueError: when it is not YuNet.
+        ValueError: when it is not YuNet, and for a score outside of [0, 1].
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class YuNetDetector:
     ) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"no file at {path.absolute()}; expected YuNet's .onnx file, of the OpenCV Zoo")
+        if not 0 <= least_score <= 1:
+            raise ValueError(f"min_face_score is {least_score}; YuNet's scores are from 0 to 1")
         self.least_size, self.video = least_size, video
         before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own engine
         try:
@@ -113,9 +116,12 @@ class YuNetDetector:
             cv2.utils.logging.setLogLevel(before)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Find faces, turned ones too; return squares as training crops are, with scores (n, 5)."""
+        """Find faces whose middle is in the picture; return squares as training crops are, with scores (n, 5)."""
         found = self.search(picture)
-        return np.column_stack((square_up(found[:, :4]), found[:, 14]))
+        squares = square_up(found[:, :4])
+        middles = squares[:, :2] + squares[:, 2:] / 2
+        inside = ((middles >= 0) & (middles < picture.shape[1::-1])).all(axis=1)
+        return np.column_stack((squares, found[:, 14]))[inside]
 
     def search(self, picture: np.ndarray) -> np.ndarray:
         """Return what YuNet says about each face (n, 15): its box, five points (eyes, nose, mouth), and the score."""
@@ -124,8 +130,9 @@ class YuNetDetector:
             level = _resize(picture, scale)
             size = np.array(level.shape[1::-1])
             for left, top, tile in tiles(level):
-                self.network.setInputSize(tile.shape[1::-1])
-                _, found = self.network.detect(cv2.cvtColor(tile, cv2.COLOR_RGB2BGR))
+                padded = _pad(tile, LEAST_SIDE)
+                self.network.setInputSize(padded.shape[1::-1])
+                _, found = self.network.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
                 if found is None:
                     continue
                 found = found.astype(np.float64)
@@ -222,6 +229,12 @@ def _resize(picture: np.ndarray, scale: float) -> np.ndarray:
         return picture
     size = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _pad(picture: np.ndarray, side: int) -> np.ndarray:
+    """Return a picture that is black to the right and below, so that it is at least `side` pixels wide and high."""
+    missing = [max(0, side - length) for length in picture.shape[:2]]
+    return cv2.copyMakeBorder(picture, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT) if any(missing) else picture
 
 
 def find_faces(picture: np.ndarray, detector: Detector) -> Found:

@@ -214,7 +214,8 @@ def test_small_photos_are_enlarged(photograph):
 def test_rows_have_the_detectors_score(network, photograph):
     [(frame, faces)] = label_faces(network, [Frame(photograph)])
     columns = columns_of(network)
-    assert columns[:8] == ["file", "seconds", "x", "y", "width", "height", "face_score", "label"]
+    first = columns.index("x")
+    assert columns[first : first + 6] == ["x", "y", "width", "height", "face_score", "label"]
     rows = rows_of(frame, faces, network)
     assert [row["face_score"] for row in rows] == [face.score for face in faces] and min(columns) in rows[0]
     assert all(0.7 < row["face_score"] <= 1 for row in rows)
@@ -242,10 +243,29 @@ def test_unsure_and_small_faces_are_left_out(network, photograph):
     assert [face.box for face in surest] == [face.box for face in usual if face.score >= 0.9]
     with pytest.raises(ValueError, match=r"min_face_score is 0.5, but this detector gives no scores"):
         list(label_faces(network, [Frame(photograph)], "none", min_face_score=0.5))
+    with pytest.raises(ValueError, match="min_face_score is 90; YuNet's scores are from 0 to 1"):
+        label_faces(network, [], min_face_score=90)
     with pytest.raises(ValueError, match="min_face_size is -1"):
         label_faces(network, [], min_face_size=-1)
     nobody = keep_faces(Found(np.zeros((0, 4), int), np.zeros(0)), 0.5, 30)
     assert nobody.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 3), (1, 16_000), (9_000, 1), (31, 33)])
+def test_pictures_of_any_shape_are_searched(size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    assert len(find_faces(picture, make_detector()).boxes) == 0
+
+
+def test_faces_at_the_border_are_found_where_their_middle_is_in_the_picture(photograph):
+    x, y, width, height = BOXES[0]
+    for cut in (photograph[:, x + width // 4 :], photograph[y + height // 4 :], photograph[: y + 3 * height // 4]):
+        for left, top, *_ in find_faces(cut, make_detector()).boxes:
+            assert left < cut.shape[1] and top < cut.shape[0]
+    found = np.array([[-50.0, 10, 40, 40], [-10, 10, 40, 40]])  # as YuNet may say of a face that is cut
+    detector = YuNetDetector()
+    detector.search = lambda _: np.column_stack((found, np.zeros((2, 10)), (0.9, 0.8)))
+    assert find_faces(photograph, detector).scores.tolist() == [0.8]
 
 
 def test_a_lower_score_finds_more(photograph):

@@ -21,6 +21,7 @@ OPTIONS = {  # of commands that are no experiment
     "diversified_fer.command": "Command",
     "models.export": "Export",
     "benchmarks.__main__": "Benchmark",
+    "benchmarks.detectors": "Benchmark",
 }
 
 
