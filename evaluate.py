@@ -37,11 +37,12 @@ from utils.evaluation.groups import describe_groups, read_groups, score_groups
 from utils.evaluation.page import draw_comparison, draw_pictures, write_report
 from utils.evaluation.subset import ScoredFaces, select_faces
 from utils.uaffect import describe_affect
+from utils.ucheckpoint import store_temperature
 from utils.udata import RAFDB, AffectNet, EmotionFolders, FERPlus, at_most
 from utils.uhardware import choose_hardware
 from utils.uoptions import check_options
 from utils.upipeline import FaceLoader
-from utils.ureport import NUMBERS, describe, number, prepare_folder, signed, span
+from utils.ureport import NUMBERS, describe, describe_calibration, number, prepare_folder, signed, span
 
 
 @dataclass
@@ -58,6 +59,8 @@ class Evaluation:
     predictions: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()  # answers of another tool: CSV of file and label
     groups: Path | None = None  # a table of file and groups (gender, age, ...): numbers for each
     corruptions: bool = False  # also on blurred, noisy, compressed, dark, small and covered pictures
+    flip: bool = False  # average each face with its mirror image
+    fit_temperature: bool = False  # fit the probabilities' temperature on these faces, and put it into the checkpoints
     seeds: bool = False  # the checkpoints are one experiment with several seeds: mean and standard deviation
     normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
     output: Path | None = None  # folder for the results; default: beside each checkpoint
@@ -92,6 +95,8 @@ def print_result(result: ScoredCheckpoint, faces: ScoredFaces, folder: Path) -> 
         print(f"  {name:16s} {describe(metrics)}, {', '.join(others)}")
     known = {label: recall for label, recall in result.ensemble.recall.items() if recall is not None}
     print("  recall: " + ", ".join(f"{label} {recall:.1%}" for label, recall in known.items()))
+    if result.calibrated:
+        print(f"  {describe_calibration(result.temperature, result.ensemble, result.calibrated)}")
     if result.affect:
         print(f"  {describe_affect(result.affect)}")
     for line in describe_groups(result.groups) + (
@@ -159,6 +164,7 @@ def main(evaluation: Evaluation) -> None:
         FaceLoader, batch_size=evaluation.batch_size, shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib
     )
     to_spoil = load(at_most(faces.dataset, SAMPLE, evaluation.seed), SIDE) if evaluation.corruptions else None
+    asked = {"flip": evaluation.flip, "fit": evaluation.fit_temperature}
     loaders, pages = {}, []
     for path, name, folder in zip(paths, names, folders, strict=True):
         if path in answers:
@@ -168,7 +174,9 @@ def main(evaluation: Evaluation) -> None:
             if model.image_size not in loaders:  # pictures are decoded once for all networks of the same input size
                 loaders[model.image_size] = load(faces.dataset, model.image_size)
             loader = loaders[model.image_size]
-            result = evaluate_model(model, path, name, provenances[path], loader, hardware, evaluation.seed)
+            result = evaluate_model(model, path, name, provenances[path], loader, hardware, evaluation.seed, **asked)
+            if evaluation.fit_temperature:
+                store_temperature(path, result.temperature)
             if to_spoil:
                 result = replace(result, corruptions=sweep(model, result.labels, to_spoil, hardware, evaluation.seed))
         result = replace(result, groups=score_groups(result, groupings, evaluation.seed))

@@ -30,6 +30,8 @@ def analyze(
     branches: bool = False,
     min_face_score: float | None = None,
     min_face_size: int = 0,
+    min_confidence: float = 0.0,
+    flip: bool = False,
 ) -> list[dict[str, Any]]:
     """Find and label all faces; `pandas.DataFrame(analyze(...))` is a table of them.
 
@@ -44,6 +46,8 @@ def analyze(
         branches: also say what each branch chooses.
         min_face_score: leave out faces of which the detector is less sure; None for its own threshold.
         min_face_size: pixels; leave out smaller faces.
+        min_confidence: a face whose most probable class is less probable is labelled "unsure".
+        flip: average each face with its mirror image.
 
     Returns:
         A row per face, in the order of the inputs and from left to right, with the columns of predictions.csv: file
@@ -74,7 +78,9 @@ def analyze(
         for image, paths in zip(pictures, files, strict=True):
             yield from read_media(paths, every) if paths else image
 
-    found = label_faces(model, frames(), detector, margin, BATCH_SIZE, min_face_score, min_face_size)
+    found = label_faces(
+        model, frames(), detector, margin, BATCH_SIZE, min_face_score, min_face_size, min_confidence, flip
+    )
     smoothed = smooth > 0 and any(path.suffix.lower() in VIDEO_SUFFIXES for paths in files for path in paths)
     labelled = follow_people(found, smooth)
     return [row for frame, faces in labelled for row in rows_of(frame, faces, model, branches, smoothed)]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from diversified_fer.classifier import SHIPPED, OnnxClassifier
 from diversified_fer.console import is_watched, one_line_errors
-from diversified_fer.faces import NO_FACE, UNREADABLE, FaceTable, LabelledFace, label_faces
+from diversified_fer.faces import NO_FACE, UNREADABLE, UNSURE, FaceTable, LabelledFace, label_faces
 from diversified_fer.media.h264 import H264_REMEDY, make_video, writes_h264
 from diversified_fer.media.inputs import RESULTS, describe_left_out, list_media
 from diversified_fer.media.media import (
@@ -66,6 +66,8 @@ class Labelling:
     margin: float = 0.0  # share of a box's side added on each side; 0 is that of the training crops
     smooth: float = SMOOTHING  # seconds over which a person's probabilities in a video are averaged; 0 for none
     every: int = 1  # look at every n-th picture of a video or webcam
+    min_confidence: float = 0.0  # a face whose most probable class is less probable is labelled "unsure"
+    flip: bool = False  # average each face with its mirror image: a little more often right, twice the time
     branches: bool = False  # write what each branch says into the table
     annotate: bool = False  # write pictures and videos with boxes and labels
     window: bool = True  # show the webcam's pictures
@@ -80,14 +82,14 @@ class Command(Labelling):
     network: Path = SHIPPED  # .onnx file that models.export wrote; default: the one that comes with the package
 
 
-def draw(frame: Frame, faces: list[LabelledFace], labels: Sequence[str]) -> np.ndarray:
+def draw(frame: Frame, faces: list[LabelledFace], labels: Sequence[str], min_confidence: float = 0.0) -> np.ndarray:
     """Return the picture with a box and a label at every face; in videos people are numbered, and labels smoothed."""
     captions, targets = [], []
     for face in faces:
         label, target, probabilities = face.label, face.target, face.probabilities
         if face.smoothed is not None:
             target, probabilities = int(face.smoothed.argmax()), face.smoothed
-            label = labels[target]
+            label = labels[target] if probabilities[target] >= min_confidence else UNSURE
         who = "" if face.person is None else f"{face.person}: "
         captions.append(f"{who}{label} {100 * float(probabilities[target]):.0f} %")
         targets.append(target)
@@ -134,16 +136,18 @@ def write_results(
                     try:
                         if wanted.annotate and frame.rate is None:
                             path = annotated_path(wanted.output / "annotated" / inner, is_video=False)
-                            write_picture(draw(frame, faces, model.labels), path)
+                            write_picture(draw(frame, faces, model.labels, wanted.min_confidence), path)
                         elif wanted.annotate and drawable:
-                            video.write(draw(frame, faces, model.labels), frame.seconds, frame.rate)
+                            video.write(
+                                draw(frame, faces, model.labels, wanted.min_confidence), frame.seconds, frame.rate
+                            )
                     except MediaError as error:  # of this file alone: the table goes on
                         drawable = False
                         table.undrawable += 1
                         tqdm.write(f"not annotated: {error}", sys.stderr)
                     if live and wanted.window:
                         window = window or LiveWindow("Faces (q ends)")
-                        if not window.show(draw(frame, faces, model.labels)):
+                        if not window.show(draw(frame, faces, model.labels, wanted.min_confidence)):
                             return
             except KeyboardInterrupt:
                 if not live:
@@ -189,8 +193,9 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
     frames = stream_webcam(wanted.webcam, wanted.every) if live else read_media(paths, wanted.every)
     batch_size = 1 if live else wanted.batch_size  # a webcam is answered at once
     labelled = label_faces(
-        model, frames, wanted.detector, wanted.margin, batch_size, wanted.min_face_score, wanted.min_face_size
-    )
+        model, frames, wanted.detector, wanted.margin, batch_size, wanted.min_face_score, wanted.min_face_size,
+        wanted.min_confidence, wanted.flip,
+    )  # fmt: skip
     labelled = follow_people(labelled, wanted.smooth)
     smoothed = wanted.smooth > 0 and (live or any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths))
     began = time.perf_counter()
@@ -202,8 +207,9 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
             with PeopleTable(wanted.output, model) as people:
                 write_results(wanted, labelled, paths, table, people, model, explain)
     seconds = time.perf_counter() - began
-    faces = sum(table.labels[label] for label in model.labels)
-    found = ", ".join(f"{label} {table.labels[label]:,}" for label in model.labels if table.labels[label])
+    given = [label for label in (*model.labels, UNSURE) if table.labels[label]]
+    faces = sum(table.labels[label] for label in given)
+    found = ", ".join(f"{label} {table.labels[label]:,}" for label in given)
     print(
         f"{table.pictures:,} pictures, {faces:,} faces{f' ({found})' if found else ''}, "
         f"{table.labels[NO_FACE]:,} pictures without a face, {table.unreadable:,} files unreadable; "

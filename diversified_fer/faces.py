@@ -25,6 +25,7 @@ from diversified_fer.scores import Classifier
 
 PENDING_BYTES = 2**28  # pictures that wait until the network's batch is full
 NO_FACE, UNREADABLE = "no face", "unreadable"  # labels of rows without a face
+UNSURE = "unsure"  # label of a face whose most probable class is less probable than asked for
 PLACE = ("file", "seconds", "frame", "person", "x", "y", "width", "height", "face_score")
 
 
@@ -34,8 +35,8 @@ class LabelledFace(NamedTuple):
     Attributes:
         box: x, y, width, height in pixels, as the detector found it.
         crop: what the network was given, RGB (S, S, 3), uint8.
-        label: name of the most probable class.
-        target: its index.
+        label: name of the most probable class, or `UNSURE`.
+        target: index of the most probable class.
         probabilities: of every class, (K,) float32.
         branch_labels: what each branch would say.
         affect: valence and arousal in [-1, 1], of a network that has heads for them.
@@ -125,6 +126,8 @@ def label_faces(
     batch_size: int = 32,
     min_face_score: float | None = None,
     min_face_size: int = 0,
+    min_confidence: float = 0.0,
+    flip: bool = False,
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
     """Find and label all faces of a stream of pictures; faces of several pictures share the network's batches.
 
@@ -136,13 +139,15 @@ def label_faces(
         batch_size: faces, and pictures, that are gathered before the network is called; 1 answers at once.
         min_face_score: faces of which the detector is less sure are left out; None for its own threshold.
         min_face_size: pixels; faces whose box is less wide and less high are left out.
+        min_confidence: faces whose most probable class is less probable are labelled `UNSURE`.
+        flip: average the probabilities of each face and of its mirror image; takes twice as long.
 
     Returns:
         Every frame, in order, with its faces from left to right; none for a frame without a picture.
 
     Raises:
         ValueError: as `make_detector` and `find_faces`; for a margin outside of [0, 2], a batch without faces, a size
-            below 0, and a score asked of a detector that gives none.
+            below 0, a confidence outside of [0, 1], and a score asked of a detector that gives none.
     """
     if not 0 <= margin <= 2:
         raise ValueError(f"margin is {margin}; expected a share of the box's side from 0 to 2")
@@ -150,17 +155,23 @@ def label_faces(
         raise ValueError(f"batch_size is {batch_size}; expected at least 1 face")
     if min_face_size < 0:
         raise ValueError(f"min_face_size is {min_face_size}; expected pixels, 0 for faces of every size")
+    if not 0 <= min_confidence <= 1:
+        raise ValueError(f"min_confidence is {min_confidence}; expected a probability from 0 to 1")
     photos, videos = (make_detector(detector, min_face_score, min_face_size, video) for video in (False, True))
 
     def find(frame: Frame) -> Found:
         found = find_faces(frame.picture, photos if frame.rate is None else videos)
         return keep_faces(found, min_face_score, min_face_size)
 
-    return _stream(model, frames, find, photos is whole_picture, margin, batch_size)
+    def label(crops: list[np.ndarray]) -> Iterator[LabelledFace]:
+        answers = zip(crops, *model.score(crops, batch_size, flip), strict=True)
+        return (_labelled(model.labels, min_confidence, *answer) for answer in answers)
+
+    return _stream(label, frames, find, photos is whole_picture, margin, batch_size)
 
 
 def _stream(
-    model: Classifier,
+    label: Callable[[list[np.ndarray]], Iterator[LabelledFace]],
     frames: Iterable[Frame],
     find: Callable[[Frame], Found],
     are_crops: bool,
@@ -182,32 +193,34 @@ def _stream(
             held += frame.picture.nbytes
         pending.append((frame, found))
         if max(len(crops), len(pending)) >= batch_size or held >= PENDING_BYTES:
-            yield from _label(model, pending, crops, batch_size)
+            yield from _label(label, pending, crops)
             pending, crops, held = [], [], 0
-    yield from _label(model, pending, crops, batch_size)
+    yield from _label(label, pending, crops)
 
 
 def _label(
-    model: Classifier, pending: list[tuple[Frame, Found]], crops: list[np.ndarray], batch_size: int
+    label: Callable[[list[np.ndarray]], Iterator[LabelledFace]],
+    pending: list[tuple[Frame, Found]],
+    crops: list[np.ndarray],
 ) -> Iterator[tuple[Frame, list[LabelledFace]]]:
     faces: Iterator[LabelledFace] = iter(())
     if crops:
         boxes = [tuple(box) for _, found in pending for box in found.boxes.tolist()]
         scores = [None if math.isnan(score) else score for _, found in pending for score in found.scores.tolist()]
-        answers = zip(boxes, scores, crops, *model.score(crops, batch_size), strict=True)
-        faces = (_labelled(model.labels, *answer) for answer in answers)
+        labelled = zip(label(crops), boxes, scores, strict=True)
+        faces = (face._replace(box=box, score=score) for face, box, score in labelled)
     for frame, found in pending:
         yield frame, list(islice(faces, len(found.boxes)))
 
 
 def _labelled(
     labels: Sequence[str],
-    box: tuple[int, int, int, int],
-    score: float | None,
+    min_confidence: float,
     crop: np.ndarray,
     probabilities: np.ndarray,
     branches: np.ndarray,
     affect: np.ndarray,
 ) -> LabelledFace:
     target, said = int(probabilities.argmax()), tuple(labels[choice] for choice in branches)
-    return LabelledFace(box, crop, labels[target], target, probabilities, said, tuple(affect.tolist()), score)
+    label = labels[target] if probabilities[target] >= min_confidence else UNSURE
+    return LabelledFace((0, 0, 0, 0), crop, label, target, probabilities, said, tuple(affect.tolist()))

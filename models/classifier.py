@@ -74,6 +74,7 @@ class ExpressionClassifier(nn.Module):
 
     branch_names: tuple[str, ...]
     compared_parts: tuple[str, ...] = ()
+    temperature: float = 1.0
 
     def __init__(self, labels: Sequence[str], image_size: int, normalization: str, arguments: dict[str, Any]) -> None:
         super().__init__()
@@ -85,7 +86,6 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("input_std", torch.tensor(std).reshape(3, 1, 1))
         self.labels = tuple(labels)
         self.image_size = image_size
-        self.temperature = 1.0
         shared = {"num_classes": len(self.labels), "labels": list(labels)}
         self.arguments = arguments | shared | {"image_size": image_size, "normalization": normalization}
 

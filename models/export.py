@@ -8,7 +8,8 @@ ONNX: the input "images" is (N, 3, image_size, image_size), RGB, uint8 or float3
 and normalisation are in the graph. Outputs: "probabilities" (N, K), the network's own mixture of its branches, "logits"
 (B, N, K), and "affect" (N, 2), valence and arousal, of networks that have it. The metadata name architecture, classes,
 image size, and the temperature that calibrates the probabilities. With --onnx-half the weights are in float16, half as
-large, and computed with in float32.
+large, and computed with in float32. With --int8 FACES its convolutions are in int8, a quarter as large, unless that
+costs more accuracy on these faces than --max-loss.
 ESR folder: `Net-Base-Shared_Representations.pt` and `Net-Branch_1.pt` .., which `models.weights` reads.
 Half: a checkpoint like any other with its weights in float16, half as large, to be handed on.
 """
@@ -36,9 +37,10 @@ if not __package__:  # run as a file: Python looks beside it for modules, not in
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 from diversified_fer.console import one_line_errors
 from diversified_fer.writing import replacing, write_atomically
-from models.classifier import ExpressionClassifier, default_labels
+from models.classifier import ExpressionClassifier, default_labels, resize
 from models.esr import ESR
 from models.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Card, Result, write_hub
+from models.quantize import quantize_onnx
 from models.weights import (
     BASE_FILE,
     BRANCH_FILE,
@@ -99,9 +101,7 @@ def export_onnx(
     Raises:
         ExportError: when the results differ by more than `TOLERANCE` (no file is left), or `path` cannot be the file.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".onnx" or path.is_dir():
-        raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
+    path = check_onnx_path(path)
     if input_type not in INPUT_TYPES:
         raise ExportError(f"input_type is {input_type!r}; expected one of {', '.join(INPUT_TYPES)}")
     copied = deepcopy(model).cpu().float()
@@ -147,6 +147,31 @@ def export_onnx(
                 "onnxscript or onnxruntime"
             )
     return difference
+
+
+def check_onnx_path(path: str | Path) -> Path:
+    """Return the path of a file that can become an ONNX file; raise ExportError for others."""
+    path = Path(path)
+    if path.suffix.lower() != ".onnx" or path.is_dir():
+        raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read_labelled_faces(root: Path, model: ExpressionClassifier, input_type: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read faces (N, 3, S, S) as an ONNX file of this input takes them, and the classes (N,) that a network calls them.
+
+    Faces of classes that the network does not know are left out. `root` is what `utils.udata.EmotionFolders` reads, or
+    FER+, of which Valid is taken.
+    """
+    from utils.udata import EmotionFolders, FERPlus  # the command is above all rooms, and alone in needing these
+
+    faces = FERPlus(root, "valid") if (root / "Labels").is_dir() else EmotionFolders(root)
+    known = [n for n, label in enumerate(faces.labels) if faces.class_names[int(label)] in model.labels]
+    targets = [model.labels.index(faces.class_names[int(faces.labels[n])]) for n in known]
+    scaled = [(255 * resize(faces[n][0][None], model.image_size)).round().to(torch.uint8) for n in known]
+    images = torch.cat(scaled) if scaled else torch.empty(0, 3, model.image_size, model.image_size, dtype=torch.uint8)
+    return (images / 255 if input_type == "float32" else images).numpy(), np.array(targets, dtype=np.int64)
 
 
 def halve_initializers(content: onnx.ModelProto) -> None:
@@ -393,6 +418,8 @@ class Export:
     datasets: str = ""  # that the network was trained on, for the hub's card, with commas between
     half: Path | None = None  # the checkpoint to write with weights in half precision
     input_type: Literal["uint8", "float32"] = "uint8"  # what the ONNX file takes: uint8, or float32 in [0, 1]
+    int8: Path | None = None  # labelled faces (folders by emotion, a table, or FER+) to write --onnx in int8 with
+    max_loss: float = 0.5  # percentage points of accuracy on them that int8 may cost; for more, no file is written
     onnx_half: bool = False  # store the ONNX file's weights in float16; it computes in float32 all the same
     normalization: Literal["rgb", "bgr", "imagenet"] | None = None  # what published weights saw, if not the usual
 
@@ -405,7 +432,20 @@ def main(export: Export) -> None:
     if export.esr_folder is not None:  # what cannot be written is said before the ONNX file is
         _check_esr_folder(model, export.esr_folder)
     size = model.image_size
-    if export.onnx is not None:
+    if export.int8 is not None and (export.onnx is None or export.onnx_half):
+        raise ExportError("--int8 is a form of the ONNX file: name --onnx FILE, and leave --onnx-half out")
+    if export.int8 is not None:
+        images, targets = read_labelled_faces(export.int8, model, export.input_type)
+        check_onnx_path(export.onnx)
+        found = quantize_onnx(
+            lambda path: export_onnx(model, path, export.input_type), export.onnx, images, targets, export.max_loss
+        )
+        print(
+            f"wrote {export.onnx} ({export.onnx.stat().st_size / 1e6:.1f} MB): {model.architecture}, {size} x {size}, "
+            f"{export.input_type}, convolutions in int8; accuracy {found.after:.2%}, in float32 {found.before:.2%} "
+            f"({found.faces:,} faces of {export.int8} that the ranges were not taken from)"
+        )
+    elif export.onnx is not None:
         difference = export_onnx(model, export.onnx, export.input_type, export.onnx_half)
         print(
             f"wrote {export.onnx} ({export.onnx.stat().st_size / 1e6:.1f} MB): {model.architecture}, {size} x {size}, "

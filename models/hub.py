@@ -82,7 +82,7 @@ def read_hub(folder: Path) -> dict[str, Any]:
     content = {name: config[name] for name in KEPT if name in config}
     content |= {"architecture": config["architectures"][0], "state_dict": state}
     content |= {"labels": [config["id2label"][str(k)] for k in range(len(config["id2label"]))]}
-    return content | {"temperature": float(config.get("temperature", 1.0))}
+    return content | {"temperature": config.get("temperature", 1.0)}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def describe_model(model: ExpressionClassifier) -> dict[str, Any]:
         "arguments": model.arguments,
         "labels": list(model.labels),
         "image_size": model.image_size,
-        "temperature": model.temperature,
+        "temperature": getattr(model, "temperature", 1.0),
         "state_dict": model.state_dict(),
     }
 

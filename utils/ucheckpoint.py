@@ -18,7 +18,16 @@ from torch.optim.swa_utils import AveragedModel
 from diversified_fer.writing import new_table, remove_unfinished, write_atomically
 from models.classifier import ExpressionClassifier
 from models.files import shown
-from models.weights import FORMAT, CheckpointError, build_model, check_version, describe_model, load_state, read_tensors
+from models.weights import (
+    FORMAT,
+    CheckpointError,
+    build_model,
+    check_temperature,
+    check_version,
+    describe_model,
+    load_state,
+    read_tensors,
+)
 
 RUN_FORMAT = 2  # of the training state in last.pt; 2: schedules count steps
 
@@ -233,6 +242,22 @@ class Run:
                 f"{self.last_path} belongs to an experiment with other variables: {listing}. Nothing was touched. "
                 "Choose another name_experiment, or put the variables back to continue it"
             )
+
+
+def store_temperature(path: Path, temperature: float) -> None:
+    """Put a network's temperature into its checkpoint, at once and with nothing else changed.
+
+    Raises:
+        CheckpointError: for a file that this project did not write.
+    """
+    content = {} if path.is_dir() else read_tensors(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} holds published weights, which have no place for a temperature; it can be fitted for a checkpoint "
+            "that this project wrote"
+        )
+    content["temperature"] = check_temperature(temperature, path)
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,9 @@ from pathlib import Path
 from diversified_fer.writing import write_json
 from models.classifier import ExpressionClassifier
 from utils.ubootstrap import Interval
-from utils.ucheckpoint import Run
+from utils.ucheckpoint import Run, store_temperature
 from utils.uhardware import Hardware
-from utils.umetrics import Metrics, compute_metrics
+from utils.umetrics import Metrics, compute_metrics, fit_temperature
 from utils.upipeline import FaceLoader
 from utils.uplot import plot_confusion, plot_history, write_figure
 from utils.utrain import Predictions, predict_dataset
@@ -24,7 +24,8 @@ NUMBERS = {  # of `Metrics`, as they are called in words
 def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardware, seed: int) -> Metrics:
     """Reload the best and the last checkpoint of a run, score both, write what there is to see, and say the result.
 
-    Writes curves.png, confusion_matrix.png, metrics.json and variables.json into the run's folder.
+    The best one's temperature is fitted on the faces that its epoch was chosen by, and put into best.pt. Writes
+    curves.png, confusion_matrix.png, metrics.json and variables.json into the run's folder.
 
     Args:
         run: a finished run.
@@ -42,7 +43,12 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     last = run.read_last()
     for model in (best, last):
         model.to(hardware.device, memory_format=hardware.memory_format)
-    metrics = score(best, predict_dataset(best, test, hardware))["ensemble (mean)"]
+    branch_logits, targets, _ = predict_dataset(best, validation, hardware)
+    best.temperature = fit_temperature(best.combine(branch_logits), targets)
+    if hardware.is_main:
+        store_temperature(run.best_path, best.temperature)
+    predictions = predict_dataset(best, test, hardware)
+    metrics = score(best, predictions)["ensemble (mean)"]
     last_metrics = score(last, predict_dataset(last, test, hardware))["ensemble (mean)"]
     if not hardware.is_main:
         return metrics
@@ -54,6 +60,10 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     data, selected_on = ({key: getattr(d, key) for key in ("source", "split", "name")} for d in (faces, chosen_on))
     content = {"data": data, "selected_on": selected_on, "seed": seed, "found": found}
     content |= {"best": metrics.as_dict(), "last": last_metrics.as_dict()}
+    calibrated = compute_metrics(
+        best.calibrate(best.combine(predictions.branch_logits)), predictions.targets, best.labels
+    )
+    content |= {"temperature": best.temperature, "best_calibrated": calibrated.as_dict()}
     write_json(content, run.directory / "metrics.json")
     write_json(run.variables, run.directory / "variables.json")
     written = "best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png, confusion_matrix.png"
@@ -64,6 +74,7 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
         f"{found['stage']}, epoch {found['epoch']} of {found['num_epochs']}, selected on {chosen_on.name}{optimistic}, "
         f"seed {seed}); last epoch {last_metrics.accuracy:.2%}"
     )
+    print(f"{describe_calibration(best.temperature, metrics, calibrated)}, fitted on {chosen_on.name}")
     return metrics
 
 
@@ -86,6 +97,12 @@ def describe(metrics: Metrics) -> str:
     if metrics.accuracy_interval is None:
         return f"{metrics.accuracy:.2%} accuracy (one face: no interval)"
     return f"{metrics.accuracy:.2%} accuracy (95 % interval {span(metrics.accuracy_interval, digits=2)})"
+
+
+def describe_calibration(temperature: float, before: Metrics, after: Metrics) -> str:
+    """Say how far confidence is from accuracy, of the network's mixture and of what `predict` returns."""
+    errors = [number(metrics.calibration_error, "calibration_error") for metrics in (before, after)]
+    return f"calibration error {errors[0]}, with temperature {temperature:g} {errors[1]}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

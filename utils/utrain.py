@@ -242,17 +242,21 @@ class Predictions(NamedTuple):
 
 @torch.inference_mode()
 def predict_dataset(
-    model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware, yardstick: Yardstick | None = None
+    model: ExpressionClassifier,
+    loader: FaceLoader,
+    hardware: Hardware,
+    yardstick: Yardstick | None = None,
+    flip: bool = False,
 ) -> Predictions:
     """Score every face of a loader with every branch, in evaluation mode; the result is on the CPU.
 
-    `yardstick` is shown the features that the diversity loss compares.
+    `yardstick` is shown the features that the diversity loss compares; `flip` scores the mirror images.
     """
     model.eval()
     logits, targets, indices = [], [], []
     with show_progress(f"score {loader.dataset.name}", len(loader), " batches", hardware) as progress:
         for batch in loader:
-            outputs = hardware.forward(model, batch.images, batch)
+            outputs = hardware.forward(model, batch.images.flip(3) if flip else batch.images, batch)
             logits.append(model.branch_logits(outputs).float())
             if yardstick is not None:
                 yardstick.take(model.compared_features(outputs))

@@ -19,7 +19,7 @@ from utils.evaluation.classes import columns_of, keep_columns
 from utils.uaffect import AffectMetrics, compute_affect_metrics
 from utils.udata import FaceDataset
 from utils.uhardware import Hardware
-from utils.umetrics import Metrics, compute_metrics
+from utils.umetrics import Metrics, compute_metrics, fit_temperature
 from utils.upipeline import FaceLoader
 from utils.ureport import score
 from utils.utrain import Predictions, predict_dataset
@@ -103,6 +103,8 @@ class ScoredCheckpoint:
         similarity: None for a network with one branch or without features to compare.
         disagreement: None for a network with one branch.
         mistakes: the surest first.
+        temperature: of the network, see `models.classifier.ExpressionClassifier`; None for a table.
+        calibrated: the ensemble by mean as `predict` returns it, with that temperature; None for a table.
         has_probabilities: off for the answers of another tool that are labels alone.
         is_table: whether these are the answers of another tool.
         groups: numbers by group of faces (`utils.evaluation.groups`).
@@ -125,6 +127,8 @@ class ScoredCheckpoint:
     mistakes: list[Mistake]
     has_probabilities: bool = True
     is_table: bool = False
+    temperature: float | None = None
+    calibrated: Metrics | None = None
     groups: list[Any] = field(default_factory=list)
     corruptions: list[Any] = field(default_factory=list)
 
@@ -140,6 +144,7 @@ class ScoredCheckpoint:
             "affect": self.affect and self.affect.as_dict(),
             "similarity": self.similarity and self.similarity.as_dict(),
             "disagreement": self.disagreement and self.disagreement.as_dict(),
+            **({"temperature": self.temperature, "calibrated": self.calibrated.as_dict()} if self.calibrated else {}),
             **({"groups": self._groups_as_dict()} if self.groups else {}),
             **({"corruptions": [row.as_dict() for row in self.corruptions]} if self.corruptions else {}),
         }
@@ -164,6 +169,8 @@ def evaluate_model(
     loader: FaceLoader,
     hardware: Hardware,
     seed: int,
+    flip: bool = False,
+    fit: bool = False,
 ) -> ScoredCheckpoint:
     """Score a network on the faces of a loader, which is not shuffled, by the classes that these have.
 
@@ -175,17 +182,28 @@ def evaluate_model(
         loader: of the faces.
         hardware: see `utils.uhardware.choose_hardware`.
         seed: seed of the bootstrap.
+        flip: average each face with its mirror image: the ensemble's probabilities, the scores of branches.
+        fit: fit the network's temperature on these faces, not mirrored.
     """
     faces = loader.dataset
     fast = optimize_for_inference(model, hardware.precision)
     with watch_features(fast, len(faces)) as sample:
         predictions = predict_dataset(fast, loader, hardware)
+    combined = model.combine(predictions.branch_logits)
+    if fit:
+        if model.labels != tuple(faces.class_names):
+            raise ValueError(f"{path} has other classes than {faces.name}: a temperature is fitted on all of them")
+        model.temperature = fit_temperature(combined, predictions.targets)
+    if flip:
+        mirrored = predict_dataset(fast, loader, hardware, flip=True).branch_logits
+        combined = (combined + model.combine(mirrored)) / 2
+        predictions = predictions._replace(branch_logits=(predictions.branch_logits + mirrored) / 2)
     affect = measure_affect(model, predictions, faces, seed)
     labels, columns = tuple(faces.class_names), columns_of(model.labels, faces.class_names)
-    probabilities = keep_columns(model.combine(predictions.branch_logits), columns)
+    probabilities, calibrated = (keep_columns(rows, columns) for rows in (combined, model.calibrate(combined)))
     predictions = predictions._replace(branch_logits=predictions.branch_logits[:, :, columns])
     metrics = score(model, predictions, seed, labels)
-    if len(labels) < len(model.labels):  # a mixture of all its classes, of which these are kept
+    if flip or len(labels) < len(model.labels):  # a mixture of both views, or of all classes, of which these are kept
         metrics[ENSEMBLE] = compute_metrics(probabilities, predictions.targets, labels, seed)
     return ScoredCheckpoint(
         name=name,
@@ -202,6 +220,8 @@ def evaluate_model(
         similarity=sample.similarity,
         disagreement=measure_disagreement(predictions.branch_logits, predictions.targets),
         mistakes=find_mistakes(probabilities, predictions, faces, labels),
+        temperature=model.temperature,
+        calibrated=compute_metrics(calibrated, predictions.targets, labels, seed),
     )
 
 
