@@ -483,8 +483,15 @@ def test_photos_folder_and_video_in_one_run(model, checkpoint, photograph, tmp_p
     for _ in range(2):  # results in the folder that is read are not read the second time
         predict.main(
             predict.Prediction(
-                (inputs,), checkpoint=checkpoint, output=output, every=2, branches=True, annotate=True, explain=True
-            )
+                (inputs,),
+                checkpoint=checkpoint,
+                output=output,
+                every=2,
+                branches=True,
+                annotate=True,
+                explain=True,
+                precision="float32",
+            )  # fmt: skip
         )
     table = rows(output)
     said = capsys.readouterr()
