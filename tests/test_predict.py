@@ -491,7 +491,7 @@ def test_photos_folder_and_video_in_one_run(model, checkpoint, photograph, tmp_p
                 annotate=True,
                 explain=True,
                 precision="float32",
-            )  # fmt: skip
+            )
         )
     table = rows(output)
     said = capsys.readouterr()
