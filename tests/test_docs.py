@@ -53,7 +53,7 @@ def test_a_command_can_be_typed(command):
     if words[0] == "diversified-fer":
         words = ["python", "-m", "diversified_fer.command", *words[1:]]
     if words[0] == "pip":
-        assert words[1] == "install" and words[2] in (".", ".[train]")
+        assert words[1] == "install" and words[2] in (".", ".[train]", ".[video]")
         return
     assert words[0] in ("python", ".venv/bin/python", ".venv\\Scripts\\python"), command
     if words[1:4] == ["-m", "utils.udata", "check"]:
