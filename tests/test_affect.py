@@ -105,7 +105,7 @@ def test_the_script_trains_the_heads_alone(tmp_path, capsys):
     assert metrics["n"] == 16 and 0 < metrics["rmse"]["valence"] < 2
 
     # the same numbers by evaluate.py, on its page too, and the same values by predict.py
-    task = evaluate.Evaluation((tmp_path / "affect" / "best.pt",), "affectnet", data, device="cpu")
+    task = evaluate.Evaluation((tmp_path / "affect" / "best.pt",), "affectnet", data, device="cpu", precision="float32")
     evaluate.main(task)
     folder = tmp_path / "affect" / "best_on_affectnet_validation"
     found = json.loads((folder / "metrics.json").read_text())["affect"]

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from PIL import Image, features
 
 import evaluate
+from diversified_fer.media.inputs import describe_left_out, list_media
+from diversified_fer.media.media import read_media
 from models import CheckpointError, load_model
 from models.esr import ESR
 from models.weights import describe_model
@@ -92,8 +95,8 @@ def test_a_network_is_scored_on_the_classes_it_shares(network, dataset, place, t
     probabilities = model.predict([read_image(root / row["file"]) for row in rows])[:, : len(kept)]
     probabilities = probabilities / probabilities.sum(dim=1, keepdim=True)  # by hand
     found = torch.tensor([[float(row[f"probability_{label}"]) for label in kept] for row in rows])
-    torch.testing.assert_close(found, probabilities, atol=2e-5, rtol=0)
-    right = np.mean([kept[p] == row["label"] for p, row in zip(probabilities.argmax(1).tolist(), rows, strict=True)])
+    torch.testing.assert_close(found, probabilities, atol=0.02, rtol=0)  # pictures are shrunk by another program
+    right = np.mean([kept[p] == row["label"] for p, row in zip(found.argmax(1).tolist(), rows, strict=True)])
     assert metrics["ensemble (mean)"]["accuracy"] == pytest.approx(right) and metrics["n"] == len(rows)
     said, page = capsys.readouterr().out, (out / "report.html").read_text()
     differs = (network, dataset) in {("eight", "rafdb"), ("seven", "ferplus"), ("seven", "folder")}
@@ -110,7 +113,8 @@ def test_a_network_is_scored_on_the_classes_it_shares(network, dataset, place, t
 
 
 def test_networks_of_different_classes_are_compared_on_what_they_share(place, task):
-    evaluate.main(replace(task, checkpoints=(place / "eight" / "best.pt", place / "seven" / "best.pt")))
+    both = (place / "eight" / "best.pt", place / "seven" / "best.pt")
+    evaluate.main(replace(task, checkpoints=both))
     content = json.loads((task.output / "comparison_on_ferplus_test" / "metrics.json").read_text())
     assert (
         content["n"] == sum(FERPlus(place / "ferplus", "test").labels < 7)
@@ -167,7 +171,7 @@ def test_folders_of_emotions_and_tables(place, tmp_path, capsys):
     with pytest.raises(DatasetError, match=r"no column for the label; .* by --columns COLUMN=label"):
         EmotionFolders(table)
     write_table(table, ["file", "label"], [("sad0.png", "sad"), ("none.png", "happy")])
-    with pytest.raises(DatasetError, match=r"1 pictures that .* first: none\.png"):
+    with pytest.raises(DatasetError, match=r"1 pictures that .* \(first: none\.png\)"):
         EmotionFolders(table)
     with pytest.raises(DatasetError, match=r"no column that says which rows are test"):
         EmotionFolders(table, "test")
@@ -203,7 +207,8 @@ def test_the_answers_of_another_tool(place, task, tmp_path, capsys):
     assert "1 rows that say 'no face'" in said and "1 rows for no face that is scored" in said
     folder = next(task.output.glob("*other_on_ferplus_test"))
     metrics, found = json.loads((folder / "metrics.json").read_text()), rows_of(folder / "predictions.csv")
-    right = np.mean([emotion_of(word) == EMOTIONS[label] for word, label in zip(says[:-2], labels[:-2], strict=True)])
+    known = [(emotion_of(word), EMOTIONS[label]) for word, label in zip(says[:-2], labels[:-2], strict=True)]
+    right = np.mean([said_to_be == label for said_to_be, label in known])
     assert (
         metrics["ensemble (mean)"]["accuracy"] == pytest.approx(right) and len(found) == metrics["n"] == len(faces) - 2
     )
@@ -330,3 +335,34 @@ def test_checking_folders_and_networks_of_other_classes(place, capsys):
         check(dataset, place / dataset, place / network / "best.pt")
     with pytest.raises(DatasetError, match="no faces with a name of an emotion"):
         check("folder", place, None)
+
+
+def test_every_suffix_that_is_decoded_is_taken(place, tmp_path, capsys):
+    face = Image.open(EmotionFolders(place / "mine").paths[0]).convert("RGB")
+    suffixes = [".jfif", ".jpe", ".jif", ".JPG", ".webp", ".bmp", ".tif", ".jp2"]
+    suffixes += [".avif"] * features.check("avif")
+    for folder in ("happy", "sad"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for k, suffix in enumerate(suffixes):
+            form = {".jfif": "JPEG", ".jpe": "JPEG", ".jif": "JPEG", ".jp2": "JPEG2000"}.get(suffix)
+            face.rotate(k).save(tmp_path / "set" / folder / f"{folder}{k}{suffix}", form)
+        for suffix in (".gif", ".webp"):
+            path = tmp_path / "set" / folder / f"moving{suffix}"
+            face.save(path, save_all=True, append_images=[face.rotate(90)], duration=100)
+        (tmp_path / "set" / folder / "a.heic").write_bytes(b"")
+        (tmp_path / "set" / folder / "notes.txt").write_bytes(b"")
+    number = 2 * (len(suffixes) + 2)
+    faces = EmotionFolders(tmp_path / "set")
+    assert len(faces) == number and faces.listing.left_out == {".heic": 2, ".txt": 2}
+    assert f"{number} faces" in (said := capsys.readouterr().out) and "left out: 2 .heic, 2 .txt" in said
+    for path in faces.paths:
+        assert read_image(path).shape == (*face.size[::-1], 3)
+    texts = [finding.text for finding in check("folder", tmp_path / "set", None)]
+    assert any("4 files hold several pictures" in text for text in texts)
+    media = list_media([tmp_path / "set"])
+    assert len(media.files) == number and describe_left_out(media.left_out).startswith("2 .heic (convert to JPEG")
+    for path in media.files:
+        frames = list(read_media([path]))
+        said = frames[0].note == "first of 2 pictures; the others are not looked at"
+        assert path.stem != "moving" or said or len(frames) == 2, path
+        assert path.stem == "moving" or (len(frames) == 1 and frames[0].note is None), path

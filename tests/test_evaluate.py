@@ -279,7 +279,7 @@ def test_what_stops_an_evaluation(place, task, tmp_path):
     alone = save(alone, tmp_path / "alone" / "best.pt")
     with pytest.raises(CheckpointError, match=r"predicts Boredom, Pride, Fear\. At least two .* here one is"):
         evaluate.main(replace(task, checkpoints=(alone,), dataset="rafdb", base_path_to_dataset=tmp_path / "rafdb"))
-    with pytest.raises(ValueError, match="expected a checkpoint, or --predictions"):
+    with pytest.raises(ValueError, match="expected at least one checkpoint, or a table by --predictions"):
         evaluate.main(replace(task, checkpoints=()))
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"other.txt", "file", "rafdb", "alone"}, "nothing was written"

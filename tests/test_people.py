@@ -344,8 +344,8 @@ def test_a_drawn_video_gives_the_rows_people_and_timeline_that_were_drawn(tmp_pa
     assert drawn.shape == (TOP + ROW * len(people) + 62, LEFT + BINS + 20, 3)
     said = capsys.readouterr().out
     assert "wrote " in said and "people.csv, timelines, annotated" in said
-    again = label_media  # results among the inputs are left out
-    again(Labelling((tmp_path,), detector=lambda _: np.zeros((0, 4)), output=tmp_path / "p"), ByColour)
+    nobody = Labelling((tmp_path,), detector=lambda _: np.zeros((0, 4)), output=tmp_path / "p")
+    label_media(nobody, ByColour)  # earlier results among the inputs are left out
     assert {Path(row["file"]).name for row in read_table(tmp_path / "p" / "predictions.csv")} == {"walk.mp4"}
     assert read_table(tmp_path / "p" / "people.csv") == [] and not (tmp_path / "p" / "timelines").exists()
 

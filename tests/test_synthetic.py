@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from diversified_fer.detectors import find_faces, make_detector
 from utils import udemo, udemosets
 from utils.synthetic import datasets, faces
 from utils.synthetic.datasets import write_affectnet, write_affectnet_raw, write_fer_plus, write_rafdb
@@ -149,16 +150,14 @@ def test_photograph_boxes_frame_the_faces():
         assert y - 0.05 * h <= rows.min() < y + 0.15 * h
 
 
-def test_a_face_detector_finds_most_frontal_faces():
-    detector = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+def test_a_face_detector_finds_frontal_faces():
     found = 0
     for seed in range(16):
         picture, (box,) = draw_photograph([(seed % 8, seed, seed)], None, 320, 240, seed, frontal=True)
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        centres = [(x + w / 2, y + h / 2) for x, y, w, h in detector.detectMultiScale(grey, 1.1, 4, minSize=(40, 40))]
+        centres = [(x + w / 2, y + h / 2) for x, y, w, h in find_faces(picture, make_detector()).boxes]
         middle = (box[0] + box[2] / 2, box[1] + box[3] / 2)
         found += any(np.hypot(x - middle[0], y - middle[1]) < 0.2 * box[2] for x, y in centres)
-    assert found >= 12
+    assert found == 16
 
 
 def test_photographs_refuse_boxes_that_do_not_fit():
@@ -172,7 +171,7 @@ def test_photographs_refuse_boxes_that_do_not_fit():
 def test_sheet_has_a_row_per_emotion_and_a_column_per_person():
     sheet = draw_sheet(identities=(1, 2, 3), face_size=32)
     assert sheet.shape == (8 * 34 + 2, 32 + 3 * 34 + 2, 3)
-    assert sheet[:, :30].min() < 100, "the names of the emotions are printed"
+    assert sheet[:, :30].min() < 160, "the names of the emotions are printed"
 
 
 def test_affectnet_on_disk(tmp_path):

@@ -24,7 +24,7 @@ from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.ferplus import FERPLUS_VOTES_TO_EMOTIONS, labels_from_votes, read_votes
 from utils.preparing.kaggle import TABLES, find_labels, read_labels, why_missing
 from utils.preparing.layout import below, find_listed, find_root, list_pictures, missing, print_found
-from utils.preparing.named import SPLITS, is_named, read_named
+from utils.preparing.named import SPLITS, is_named, read_named, splits_in
 from utils.preparing.preprocess import OWN_FILES, pre_process_affect_net, pre_process_fer_plus
 from utils.preparing.rafdb import RAFDB_TO_EMOTIONS, read_class_folders, read_list
 from utils.preparing.table import DatasetError, printable
@@ -370,6 +370,8 @@ class EmotionFolders(FaceDataset):
         if split is not None:
             _check_split(split, tuple(SPLITS))
         root, listing = Path(root), Listing()
+        if split is None and "test" in splits_in(root, columns, names):
+            split = "test"
         paths, labels, class_names, found = read_named(root, split, listing, columns, names)
         self.source = root.absolute().stem
         name = f"{self.source} {split}" if split else self.source

@@ -68,13 +68,13 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     write_json(run.variables, run.directory / "variables.json")
     written = "best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png, confusion_matrix.png"
     print(f"\n{run.directory}: {written}")
+    print(f"{describe_calibration(best.temperature, metrics, calibrated)}, fitted on {chosen_on.name}")
     optimistic = " itself" if chosen_on.paths == faces.paths else ""
     print(
         f"result: {describe(metrics)} on {faces.name}, n = {metrics.n:,}, from best.pt reloaded (stage "
         f"{found['stage']}, epoch {found['epoch']} of {found['num_epochs']}, selected on {chosen_on.name}{optimistic}, "
         f"seed {seed}); last epoch {last_metrics.accuracy:.2%}"
     )
-    print(f"{describe_calibration(best.temperature, metrics, calibrated)}, fitted on {chosen_on.name}")
     return metrics
 
 

@@ -163,7 +163,7 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
 
     Args:
         root: the folder, or a table.
-        split: "train", "valid" or "test"; None for all there is, or "test" where there are splits.
+        split: "train", "valid" or "test"; None for all there is.
         listing: takes all pictures, and what was left out.
         columns: "theirs=ours" of a table's columns, for ours of file, label and split.
         names: "theirs=ours" of names of classes.
@@ -175,7 +175,6 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
     if root.is_file():
         return _read_table(root, split, listing, read_pairs(columns, "--columns"), words)
     present = splits_in(root, columns, names)
-    split = "test" if split is None and "test" in present else split
     places = {name: root if name is None else _find_split(root, name, words) for name in present}
     place = places.get(split)
     if place is None or (split is None and not _holds_faces(root, words)):
