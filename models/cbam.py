@@ -19,6 +19,34 @@ class AttendedFeatures(NamedTuple):
     channel_attention: Tensor
 
 
+def mean_over_space(features: Tensor) -> Tensor:
+    """Return the mean of every channel, (N, C), of features (N, C, H, W)."""
+    if not _sums_by_products(features):
+        return features.mean(dim=(2, 3))
+    positions = _positions(features)
+    return (positions.new_ones(len(positions), 1, positions.shape[1]) @ positions)[:, 0] / positions.shape[1]
+
+
+def mean_over_channels(features: Tensor) -> Tensor:
+    """Return the mean at every position, (N, H, W), of features (N, C, H, W)."""
+    if not _sums_by_products(features):
+        return features.mean(dim=1)
+    positions = _positions(features)
+    sums = positions.flatten(0, 1) @ positions.new_ones(positions.shape[2], 1)
+    return sums.reshape(features[:, 0].shape) / features.shape[1]
+
+
+def _sums_by_products(features: Tensor) -> bool:
+    """Tell whether a matrix product is the fast way to a mean: in bfloat16 on the CPU, 2 to 8 times as fast."""
+    eager = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return eager and features.device.type == "cpu" and features.dtype == torch.bfloat16
+
+
+def _positions(features: Tensor) -> Tensor:
+    """Return features (N, C, H, W) as (N, H * W, C); a view, where channels are last in memory."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 class ChannelGate(nn.Module):
     """A weight in (0, 1) for every channel, from its average and its maximum over space (CBAM, equation 2)."""
 
@@ -33,7 +61,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, C, H, W) to channel weights (N, C)."""
-        average, maximum = features.mean(dim=(2, 3)), features.amax(dim=(2, 3))
+        average, maximum = mean_over_space(features), features.amax(dim=(2, 3))
         with torch.autocast(features.device.type, enabled=False):  # at the weights' precision, see `CBAM`
             average, maximum = (pooled.to(self.mlp[1].weight.dtype) for pooled in (average, maximum))
             return torch.sigmoid(self.mlp(average) + self.mlp(maximum))
@@ -50,7 +78,7 @@ class SpatialGate(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (N, C, H, W) to position weights (N, 1, H, W)."""
-        pooled = torch.stack((features.amax(dim=1), features.mean(dim=1)), dim=1)  # (N, 2, H, W)
+        pooled = torch.stack((features.amax(dim=1), mean_over_channels(features)), dim=1)  # (N, 2, H, W)
         with torch.autocast(features.device.type, enabled=False):
             return torch.sigmoid(self.spatial(pooled.to(self.spatial.conv.weight.dtype)))
 
