@@ -102,7 +102,7 @@ def describe(metrics: Metrics) -> str:
 def describe_calibration(temperature: float, before: Metrics, after: Metrics) -> str:
     """Say how far confidence is from accuracy, of the network's mixture and of what `predict` returns."""
     errors = [number(metrics.calibration_error, "calibration_error") for metrics in (before, after)]
-    return f"calibration error {errors[0]}, with temperature {temperature:g} {errors[1]}"
+    return f"calibration error {errors[0]}; {errors[1]} with temperature {temperature:g}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
