@@ -9,6 +9,7 @@ from torch import nn
 
 from models import inference
 from models.cbam import mean_over_channels, mean_over_space
+from models.device import find_device
 from models.esr import ESR
 from models.manet import MANet
 from tests.test_inference import NETWORKS, trained_a_little
@@ -115,3 +116,13 @@ def test_means_by_products_are_means(memory_format):
     features = torch.randn(3, 40, 7, 5).to(torch.bfloat16, memory_format=memory_format)
     for found, dimensions in ((mean_over_space(features), (2, 3)), (mean_over_channels(features), 1)):
         torch.testing.assert_close(found.float(), features.float().mean(dim=dimensions), atol=4e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_is_cuda_then_apples_gpu_then_the_cpu(cuda, mps, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert find_device("auto").type == expected
+    assert not inference.multiplies_bfloat16(torch.device("mps"))
