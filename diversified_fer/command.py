@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from diversified_fer.classifier import SHIPPED, OnnxClassifier
 from diversified_fer.console import is_watched, one_line_errors
-from diversified_fer.faces import NO_FACE, UNREADABLE, UNSURE, FaceTable, LabelledFace, label_faces
+from diversified_fer.faces import NO_FACE, UNREADABLE, UNSURE, FaceTable, LabelledFace, label_faces, name_expression
 from diversified_fer.media.h264 import H264_REMEDY, make_video, writes_h264
 from diversified_fer.media.inputs import RESULTS, describe_left_out, list_media
 from diversified_fer.media.media import (
@@ -88,8 +88,8 @@ def draw(frame: Frame, faces: list[LabelledFace], labels: Sequence[str], min_con
     for face in faces:
         label, target, probabilities = face.label, face.target, face.probabilities
         if face.smoothed is not None:
-            target, probabilities = int(face.smoothed.argmax()), face.smoothed
-            label = labels[target] if probabilities[target] >= min_confidence else UNSURE
+            probabilities = face.smoothed
+            label, target = name_expression(probabilities, labels, min_confidence)
         who = "" if face.person is None else f"{face.person}: "
         captions.append(f"{who}{label} {100 * float(probabilities[target]):.0f} %")
         targets.append(target)

@@ -3,7 +3,8 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -41,7 +42,7 @@ class LabelledFace(NamedTuple):
         branch_labels: what each branch would say.
         affect: valence and arousal in [-1, 1], of a network that has heads for them.
         score: how sure the detector is that this is a face; None where it does not say.
-        person: in a video, who it is: 1 for who was seen first, and so on; from `people.follow_people`.
+        person: in a video, who it is: 1 for who was seen first, and so on; from `tracking.follow_people`.
         smoothed: in a video, the person's probabilities over a window of time, (K,) float32; from the same.
     """
 
@@ -85,6 +86,18 @@ def columns_of(model: Classifier, branches: bool = False, smoothed: bool = False
     return [*PLACE, "label", *(f"probability_{label}" for label in model.labels), *model.dimensions, *window, *said]
 
 
+def round_row(row: Mapping[str, Any], times: Collection[str]) -> dict[str, Any]:
+    """Return a row as a table has it: times, by their columns' names, in milliseconds, other fractions to 6 digits."""
+    digits = {name: 3 if name in times else 6 for name, value in row.items() if isinstance(value, float)}
+    return {**row, **{name: f"{row[name]:.{number}f}" for name, number in digits.items()}}
+
+
+def name_expression(probabilities: np.ndarray, labels: Sequence[str], min_confidence: float) -> tuple[str, int]:
+    """Return the most probable class's name, or `UNSURE` where it is less probable than asked for, and its index."""
+    target = int(probabilities.argmax())
+    return labels[target] if probabilities[target] >= min_confidence else UNSURE, target
+
+
 class FaceTable:
     """Labelled faces as rows of CSV, written one by one, and what they count.
 
@@ -114,8 +127,7 @@ class FaceTable:
         self.unreadable += frame.error is not None
         for row in rows_of(frame, faces, self._model, self._branches, self._smoothed):
             self.labels[row["label"]] += 1
-            digits = {name: 3 if name == "seconds" else 6 for name, value in row.items() if isinstance(value, float)}
-            self._writer.writerow(row | {name: f"{row[name]:.{number}f}" for name, number in digits.items()})
+            self._writer.writerow(round_row(row, times=("seconds",)))
 
 
 def label_faces(
@@ -157,10 +169,11 @@ def label_faces(
         raise ValueError(f"min_face_size is {min_face_size}; expected pixels, 0 for faces of every size")
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"min_confidence is {min_confidence}; expected a probability from 0 to 1")
-    photos, videos = (make_detector(detector, min_face_score, min_face_size, video) for video in (False, True))
+    photos = make_detector(detector, min_face_score, min_face_size)
+    videos = cache(lambda: make_detector(detector, min_face_score, min_face_size, video=True))  # few inputs have any
 
     def find(frame: Frame) -> Found:
-        found = find_faces(frame.picture, photos if frame.rate is None else videos)
+        found = find_faces(frame.picture, photos if frame.rate is None else videos())
         return keep_faces(found, min_face_score, min_face_size)
 
     def label(crops: list[np.ndarray]) -> Iterator[LabelledFace]:
@@ -221,6 +234,6 @@ def _labelled(
     branches: np.ndarray,
     affect: np.ndarray,
 ) -> LabelledFace:
-    target, said = int(probabilities.argmax()), tuple(labels[choice] for choice in branches)
-    label = labels[target] if probabilities[target] >= min_confidence else UNSURE
+    label, target = name_expression(probabilities, labels, min_confidence)
+    said = tuple(labels[choice] for choice in branches)
     return LabelledFace((0, 0, 0, 0), crop, label, target, probabilities, said, tuple(affect.tolist()))

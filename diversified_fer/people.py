@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diversified_fer.faces import LabelledFace
+from diversified_fer.faces import LabelledFace, round_row
 from diversified_fer.media.media import Frame, write_picture
 from diversified_fer.scores import Classifier
 from diversified_fer.timeline import Timeline
@@ -172,8 +172,6 @@ class PeopleTable:
             self._writer = csv.DictWriter(file, columns, lineterminator="\n")
             self._writer.writeheader()
         for row in summary.finish():
-            digits = {name: 3 if name in TIMES else 6 for name, value in row.items() if isinstance(value, float)}
-            plain = {name: f"{row[name]:.{number}f}" for name, number in digits.items()}
-            self._writer.writerow(row | plain | {"file": str(source)})
+            self._writer.writerow(round_row(row, TIMES) | {"file": str(source)})
         if len(summary):
             write_picture(summary.draw(place.name), self._timelines / place.with_name(place.name + "_timeline.png"))

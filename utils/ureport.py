@@ -43,11 +43,11 @@ def report(run: Run, test: FaceLoader, validation: FaceLoader, hardware: Hardwar
     last = run.read_last()
     for model in (best, last):
         model.to(hardware.device, memory_format=hardware.memory_format)
-    branch_logits, targets, _ = predict_dataset(best, validation, hardware)
-    best.temperature = fit_temperature(best.combine(branch_logits), targets)
+    chosen_by = predict_dataset(best, validation, hardware)
+    best.temperature = fit_temperature(best.combine(chosen_by.branch_logits), chosen_by.targets)
     if hardware.is_main:
         store_temperature(run.best_path, best.temperature)
-    predictions = predict_dataset(best, test, hardware)
+    predictions = chosen_by if test is validation else predict_dataset(best, test, hardware)
     metrics = score(best, predictions)["ensemble (mean)"]
     last_metrics = score(last, predict_dataset(last, test, hardware))["ensemble (mean)"]
     if not hardware.is_main:
