@@ -34,7 +34,7 @@ def negative_correlation(logits: Tensor) -> Tensor:
     """Return the penalty of negative-correlation learning, a scalar: 0 for equal branches, otherwise negative.
 
     The sum over branches i of (p_i - p) . sum over j != i of (p_j - p), mean over the faces, where p is the branches'
-    mean probability (Liu and Yao, "Ensemble learning via negative correlation", Neural Networks 1999, equation 4, for
+    mean probability (Liu and Yao, "Ensemble learning via negative correlation", Neural Networks 1999, for
     vectors). What the others differ by sums to what i differs by, with the other sign, so it is -sum of |p_i - p|^2.
     """
     probabilities = logits.softmax(dim=2)  # (B, N, K)
