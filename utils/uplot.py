@@ -42,12 +42,12 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
     """
     epochs = np.arange(1, len(history) + 1)
     figure, panels = draw_axes(12, 4, title, columns=3, letters=12)
-    distances = sorted({key for row in history for key in row if key.startswith("validation_distance_")})
+    correlations = sorted({key for row in history for key in row if key.startswith("validation_correlation_")})
     columns_of = {  # panel: columns and what they are called
         "loss": {"train_loss": "train, all terms", "validation_loss": "validation, cross-entropy of the ensemble"},
         "accuracy (%)": {"train_accuracy": "train, augmented", "validation_accuracy": "validation"},
-        "branches: 0 alike, 1 unrelated": {
-            **{column: f"distance, {column.removeprefix('validation_distance_')}" for column in distances},
+        "branches: correlation (1 alike, 0 unrelated)": {
+            **{column: f"correlation, {column.removeprefix('validation_correlation_')}" for column in correlations},
             "validation_disagreement": "predictions that differ (share of faces)",
         },
     }
@@ -71,8 +71,8 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
         else:
             axes.text(0.5, 0.5, "one branch: no pairs", transform=axes.transAxes, ha="center", color=MARK)
         if name.startswith("branches"):
-            axes.set_ylim(bottom=-0.03, top=max(1.03, axes.get_ylim()[1]))
-            axes.axhline(1, color=MARK, linewidth=0.8, linestyle=":")
+            axes.set_ylim(bottom=min(-0.03, axes.get_ylim()[0]), top=1.03)
+            axes.axhline(0, color=MARK, linewidth=0.8, linestyle=":")
     return figure
 
 
