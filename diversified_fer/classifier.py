@@ -49,8 +49,8 @@ class OnnxClassifier:
         except Exception as error:  # ONNX Runtime has a class of its own for every kind of failure, and no common one
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
-                f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__} ({reason}); expected an .onnx file that "
-                "python -m models.export wrote: write or copy it again"
+                f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__} ({reason}); expected an .onnx file "
+                "that python -m models.export wrote: write or copy it again"
             ) from error
         about = self._session.get_modelmeta().custom_metadata_map
         missing = [name for name in ("labels", "image_size") if name not in about]
