@@ -7,7 +7,7 @@ Run:  python -m results.experiment                        train with the variabl
       python -m results.experiment --negative-correlation 0.5 --name-experiment ncl
       python -m results.study                             all runs of the study, see there
 Writes checkpoint/study/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json, curves.png,
-confusion_matrix.png.
+confusion_matrix.png, predictions.npz (of the last epoch's network on Valid).
 Accuracy on Valid: results/README.md.
 """
 
@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from diversified_fer.console import one_line_errors
+from models import load_model
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from results.ideas import (
@@ -37,6 +38,8 @@ from results.ideas import (
     soft_targets,
     wrong_probabilities,
 )
+from results.maps import ESROnMaps, MapLoader
+from results.predictions import predict, write_predictions
 from utils.ucheckpoint import MayChange, Run
 from utils.udata import FERPlus, at_most
 from utils.uhardware import choose_hardware
@@ -54,6 +57,7 @@ class Experiment:
     base_path_to_dataset: MayChange[Path] = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
     label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # ten votes -> label; the latter are soft
     max_training_images: int | None = None  # a random part of the training faces; None for all
+    faces_seed: int = 0  # of that part, and of the views of a base that is kept
     image_size: int = 64  # pixels, height and width that the network sees; the pictures have 48
     cache: MayChange[Literal["auto", "device", "memory", "disk", "none"]] = "auto"  # where decoded pictures are kept
     cache_gib: MayChange[float] = 4.0  # GiB of decoded pictures that "auto" keeps; more are decoded at every access
@@ -70,6 +74,8 @@ class Experiment:
     # Network
     num_branches_trained_network: int = 3  # branches
     attention: bool = True  # a CBAM after every block
+    path_to_base: Path | None = None  # network whose trained base is kept as it is; None trains the base too
+    base_views: int = 6  # augmented views of each face that a kept base's maps are stored of
     # Schedule: SGD with Nesterov's momentum 0.9, the rate rises once and falls to nothing
     max_training_epoch: int = 12  # epochs
     lr: float = 0.08  # highest rate of all weights
@@ -115,7 +121,7 @@ def main(experiment: Experiment) -> None:
         cache_gib=experiment.cache_gib, cache_folder=experiment.base_path_to_cache,
     )  # fmt: skip
     read = partial(FERPlus, experiment.base_path_to_dataset, label_rule=experiment.label_rule)
-    faces = at_most(read("train"), experiment.max_training_images, experiment.seed)
+    faces = at_most(read("train"), experiment.max_training_images, experiment.faces_seed)
     train = load(faces, batch_size=experiment.batch_size, shuffle=True)
     validation = load(read("valid"))
     strength = experiment.augmentation
@@ -125,10 +131,19 @@ def main(experiment: Experiment) -> None:
         K.RandomAffine(30 * strength, (0.1 * strength, 0.1 * strength), experiment.zoom, p=1.0),
         K.RandomErasing(scale=(0.02, 0.25), p=experiment.random_erasing),
     )
+    if experiment.path_to_base is not None:
+        stored = partial(
+            MapLoader, network=load_model(experiment.path_to_base), hardware=hardware,
+            folder=experiment.base_path_to_cache or directory,
+        )  # fmt: skip
+        views = {"views": experiment.base_views, "augment": augment, "seed": experiment.faces_seed}
+        train = stored(load(faces), batch_size=experiment.batch_size, shuffle=True, **views)
+        validation, augment = stored(validation), torch.nn.Identity()
 
     # Model
     branches = experiment.num_branches_trained_network
-    model = ESR(branches, attention=experiment.attention, labels=faces.class_names, image_size=experiment.image_size)
+    build = ESR if experiment.path_to_base is None else ESROnMaps
+    model = build(branches, attention=experiment.attention, labels=faces.class_names, image_size=experiment.image_size)
     if experiment.branch_dropout:
         look_through(model.branches, drop_channels(experiment.branch_dropout))
     if experiment.branch_erasing:
@@ -194,6 +209,8 @@ def main(experiment: Experiment) -> None:
             network = average.network(train, augment, hardware)
             epoch.keep_if_best(network, validate(network, validation, hardware), by="validation_accuracy")
     report(run, validation, validation, hardware, experiment.seed)
+    last = run.read_last().to(hardware.device, memory_format=hardware.memory_format)
+    write_predictions(predict(last, validation, hardware), directory / "predictions.npz")
 
 
 if __name__ == "__main__":

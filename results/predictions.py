@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diversified_fer.writing import write_atomically
 from models import load_model
+from models.classifier import ExpressionClassifier
 from utils.udata import FERPlus
 from utils.uhardware import Hardware
 from utils.upipeline import FaceLoader
@@ -30,10 +31,14 @@ class Stored(NamedTuple):
     targets: np.ndarray
 
 
-def predict_valid(checkpoint: Path, root: Path, hardware: Hardware, cache_folder: Path | None = None) -> Stored:
+def predict_valid(checkpoint: Path, root: Path, hardware: Hardware) -> Stored:
     """Have a checkpoint predict FER+'s Valid in its order on disk."""
     model = load_model(checkpoint).to(hardware.device, memory_format=hardware.memory_format)
-    loader = FaceLoader(FERPlus(root, "valid"), model.image_size, hardware=hardware, cache_folder=cache_folder)
+    return predict(model, FaceLoader(FERPlus(root, "valid"), model.image_size, hardware=hardware), hardware)
+
+
+def predict(model: ExpressionClassifier, loader: FaceLoader, hardware: Hardware) -> Stored:
+    """Have a network predict the faces of a loader in their order."""
     branch_logits, targets, _ = predict_dataset(model, loader, hardware)
     return store(branch_logits.softmax(dim=2), branch_logits, model.combine(branch_logits), targets)
 

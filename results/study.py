@@ -30,7 +30,7 @@ from results.tables import MEMBERS, SINGLE, write_report
 from utils.uhardware import choose_hardware
 
 HERE = Path(__file__).parent
-COPIED = ("metrics.json", "variables.json", "history.csv")
+COPIED = ("metrics.json", "variables.json", "history.csv", "predictions.npz")  # the last one last
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Study:
     # Budget
     base_path_to_dataset: Path = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
     max_training_images: int | None = 5000  # a random part of the training faces, another for each seed; None for all
+    path_to_base: Path | None = None  # network whose trained base ESR keeps as it is; None trains the base too
+    base_views: int = 6  # augmented views of each face that a kept base's maps are stored of
     max_training_epoch: int = 12  # epochs
     validation_interval: int = 3  # epochs between validations
     weight_averaging: float = 0.99  # decay per step of the weights' average that ESR keeps: about the last 100 steps
@@ -142,6 +144,9 @@ def command_of(setting: Setting, seed: int, study: Study) -> list[str]:
         flags |= {"label_rule": "crossentropy", "augmentation": 0.67, "lr_decay_interval": decays}
     else:
         flags["weight_averaging"] = study.weight_averaging
+        flags["faces_seed"] = seed // MEMBERS if setting.name == SINGLE else seed  # networks of an ensemble share them
+        if study.path_to_base is not None:
+            flags |= {"path_to_base": study.path_to_base, "base_views": study.base_views}
     words = ["python", "-m", setting.module]
     for name, value in (flags | setting.flags).items():
         option = name.replace("_", "-")
@@ -199,11 +204,13 @@ def execute(run: Planned, study: Study, scoring: Lock) -> str | None:
     write_json(note, kept / "run.json")
     if finished.returncode:
         return f"{run.name} ended with {finished.returncode}; see {log.name}"
+    if not (work / "predictions.npz").exists():  # MA-Net's script writes none
+        with scoring:
+            hardware = choose_hardware(study.device, alone=True)
+            stored = predict_valid(work / "last.pt", study.base_path_to_dataset, hardware)
+        write_predictions(stored, work / "predictions.npz")
     for name in COPIED:
         shutil.copyfile(work / name, kept / name)
-    with scoring:
-        stored = predict_valid(work / "last.pt", study.base_path_to_dataset, choose_hardware(study.device, alone=True))
-    write_predictions(stored, kept / "predictions.npz")
     if not study.keep_checkpoints:
         shutil.rmtree(work)
     return None
