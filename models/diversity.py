@@ -121,7 +121,8 @@ class DiversityLoss(nn.Module):
         S = similarity_matrix(features, self.gamma, self.normalize, self.zero_diagonal)
         self.similarity = mean_off_diagonal(S.detach())
         if self.measure == "det":
-            return -torch.linalg.det(S)
+            scale = S.detach().amax().clamp_min(torch.finfo(S.dtype).tiny)  # 1, but for a zero diagonal: there LAPACK
+            return -torch.linalg.det(S / scale) * scale ** len(S)  # makes NaN of similarities that nearly underflow
         if self.measure == "logdet":
             return -torch.linalg.slogdet(S + self.eps * torch.eye(len(S), dtype=S.dtype, device=S.device)).logabsdet
         if self.measure == "direct":

@@ -72,7 +72,8 @@ class Hardware:
     @property
     def fused_optimizer(self) -> bool:
         """Whether PyTorch's fused optimizers are the fast ones: on the CPU they copy every channels_last weight."""
-        return self.device.type == "cuda"
+        contiguous = self.memory_format == torch.contiguous_format
+        return self.device.type == "cuda" or (self.device.type == "cpu" and contiguous)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """Bring pictures or labels to the device, without waiting for it."""
