@@ -2,7 +2,7 @@
 
 Run:  python -m results.study                 those that are not finished; stop it at any time, run it again to continue
       python -m results.study --list          the commands, and which are finished
-      python -m results.study --only median   runs with this text in their name; two drivers must not share a run
+      python -m results.study --only bagging  some settings, or some runs (bagging_0); two drivers must not share a run
       python -m results.study --tables        tables.md and the plots, from the finished runs
 Every setting is run with the first seed before any with the second. A finished run leaves metrics.json, variables.json,
 history.csv, predictions.npz and run.json (command, commit, duration) in results/runs/<setting>_<seed>/.
@@ -50,7 +50,7 @@ class Study:
     batch_size: int = 32  # faces per step
     seeds: tuple[int, ...] = (0, 1, 2)  # each setting once per seed
     # Running
-    only: tuple[str, ...] = ()  # run what has one of these texts in its name; everything where there is none
+    only: tuple[str, ...] = ()  # settings ("bagging") or runs ("bagging_0") to run; everything where there is none
     threads: int = 2  # of each run on the CPU
     workers: int = 1  # runs at a time
     niceness: int = 19  # how far other programs go first; 19 is the most
@@ -108,21 +108,29 @@ SETTINGS = (
 
 
 class Planned(NamedTuple):
-    """One run: its name, and its command without what may change between two starts (where, and how it is run)."""
+    """One run: its name, its setting's, and its command without what may change between two starts (where, and how)."""
 
     name: str
+    setting: str
     command: list[str]
 
 
 def plan(study: Study) -> list[Planned]:
-    """Return all runs in order: every setting with the first seed, then with the next."""
-    return [
-        Planned(f"{setting.name}_{run_seed}", command_of(setting, run_seed, study))
+    """Return all runs in order: every setting with the first seed, then with the next.
+
+    Raises:
+        ValueError: when `study.only` names what is neither a setting nor a run.
+    """
+    runs = [
+        Planned(f"{setting.name}_{run_seed}", setting.name, command_of(setting, run_seed, study))
         for seed in study.seeds
         for setting in SETTINGS
         for run_seed in (range(MEMBERS * seed, MEMBERS * (seed + 1)) if setting.name == SINGLE else (seed,))
-        if not study.only or any(text in f"{setting.name}_{run_seed}" for text in study.only)
     ]
+    names = {name for run in runs for name in (run.name, run.setting)}
+    if unknown := sorted(set(study.only) - names):
+        raise ValueError(f"only names {', '.join(unknown)}; settings are {', '.join(s.name for s in SETTINGS)}")
+    return [run for run in runs if not study.only or not {run.name, run.setting}.isdisjoint(study.only)]
 
 
 def command_of(setting: Setting, seed: int, study: Study) -> list[str]:
