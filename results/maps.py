@@ -102,8 +102,9 @@ class MapLoader:
             for view in range(self._views):
                 for batch in pictures:
                     images = batch.images if augment is None else augment(batch.images)
+                    images = images.contiguous(memory_format=self._hardware.memory_format)
                     with self._hardware.computing():
-                        maps = network.base(network.normalize(images.contiguous(memory_format=torch.channels_last)))
+                        maps = network.base(network.normalize(images))
                     if file is None:
                         shape = (self._views, len(self.dataset), *maps.permute(0, 2, 3, 1).shape[1:])
                         file = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)

@@ -2,16 +2,24 @@
 
 import json
 import math
+from functools import partial
 
+import kornia.augmentation as K
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from models import load_model
 from models.esr import ESR
+from models.weights import describe_model
 from results import study as driver
 from results import tables
+from results.assemble import Assembly, subtract_prior
+from results.assemble import main as assemble
 from results.copies import Copies
+from results.experiment import Experiment
+from results.experiment import main as train
 from results.ideas import (
     bagging_weights,
     balanced_weights,
@@ -26,9 +34,13 @@ from results.ideas import (
     soft_targets,
     wrong_probabilities,
 )
+from results.maps import ESROnMaps, MapLoader
 from results.predictions import Stored, average, read_predictions, store, write_predictions
 from results.tables import Result, bootstrap, figures_of, gains, paired
+from utils.udata import FERPlus
 from utils.udemosets import write_fer_plus
+from utils.uhardware import Hardware
+from utils.upipeline import FaceLoader
 
 
 def scores_of(seed: int = 0, B: int = 3, N: int = 7, K: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,3 +259,95 @@ def test_two_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert f"| {100 * accuracy:.2f} |" in next(line for line in text.splitlines() if line.startswith("| bagging"))
     for name in ("similarity", "disagreement", "gain"):
         assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
+
+
+def write_network(path, num_branches: int = 2, **arguments) -> ESR:
+    torch.manual_seed(num_branches)
+    model = ESR(num_branches, image_size=60, **arguments).eval()
+    torch.save(describe_model(model), path)
+    return model
+
+
+def test_stored_maps_are_what_the_base_makes_of_the_faces(tmp_path):
+    data = write_fer_plus(tmp_path / "ferplus", images_per_class=2, validation_per_class=1, test_per_class=1)
+    faces = FERPlus(data, "train")
+    pictures = FaceLoader(faces, 60, batch_size=5)
+    network = write_network(tmp_path / "network.pt")
+    flip = K.RandomHorizontalFlip(p=0.5)
+    hardware = Hardware(torch.device("cpu"), memory_format=torch.channels_last)
+    state = torch.get_rng_state()
+    read = partial(MapLoader, pictures, network, hardware, tmp_path, 4, shuffle=True, views=4, augment=flip)
+    loader = read()
+    assert torch.equal(torch.get_rng_state(), state), "the file may be there or not"
+    assert len(loader) == len(list(loader)) and len(list(tmp_path.glob("maps_*.npy"))) == 1
+    read()
+    assert len(list(tmp_path.glob("maps_*.npy"))) == 1
+    read(seed=1)
+    assert len(list(tmp_path.glob("maps_*.npy"))) == 2
+    images = torch.cat([batch.images for batch in pictures])
+    with torch.no_grad():
+        expected = [network.base(network.normalize(views)) for views in (images, images.flip(3))]
+    seen, mirrored = [], []
+    for batch in loader:
+        assert torch.equal(batch.targets, faces.targets(batch.indices.numpy()))
+        seen += batch.indices.tolist()
+        for index, maps in zip(batch.indices.tolist(), batch.images, strict=True):
+            off = [float((maps - view[index]).abs().max() / view[index].abs().max()) for view in expected]
+            assert min(off) < 2e-3 < max(off)
+            mirrored.append(off[1] < off[0])
+    assert sorted(seen) == list(range(len(faces))) and 0 < sum(mirrored) < len(faces)
+
+
+def test_branches_trained_on_a_kept_base_join_its_network(tmp_path, capsys):
+    """From the command to the file: what is assembled predicts as the run did, next to the network's own branches."""
+    data = write_fer_plus(tmp_path / "ferplus", images_per_class=4, validation_per_class=2, test_per_class=1)
+    base = tmp_path / "network.pt"
+    network = write_network(base)
+    training = Experiment(
+        data, image_size=60, batch_size=8, max_training_epoch=1, num_branches_trained_network=3, path_to_base=base,
+        base_views=2, base_path_to_cache=tmp_path / "cache", base_path_experiment=tmp_path / "work", device="cpu",
+        name_experiment="three", weight_averaging=0.0, compile="off", precision="float32",
+    )  # fmt: skip
+    train(training)
+    kept = read_predictions(tmp_path / "work/three/predictions.npz")
+    metrics = json.loads((tmp_path / "work/three/metrics.json").read_text("utf-8"))
+    assert (kept.choices == kept.targets).mean() == pytest.approx(metrics["last"]["accuracy"])
+    last = tmp_path / "work/three/last.pt"
+    assemble(Assembly(base, tmp_path / "large.pt", (last,), base_path_to_dataset=data))
+    assert "5 branches" in capsys.readouterr().out
+    large = load_model(tmp_path / "large.pt")
+    images = torch.cat([batch.images for batch in FaceLoader(FERPlus(data, "valid"), 60)])
+    with torch.no_grad():
+        logits = large(images).logits
+        assert torch.allclose(logits[:2], network(images).logits, atol=2e-2)
+    probabilities = torch.from_numpy(kept.probabilities).float()
+    assert (logits[2:].softmax(dim=2) - probabilities).abs().max() < 0.02
+    assemble(Assembly(base, tmp_path / "even.pt", prior=0.5, base_path_to_dataset=data, label_rule="majority"))
+    even = load_model(tmp_path / "even.pt")
+    labels = FERPlus(data, "train").labels
+    shares = torch.bincount(torch.from_numpy(labels), minlength=8) / len(labels)
+    moved = even.branches[0].fc.bias - network.branches[0].fc.bias
+    assert torch.allclose(moved, -0.5 * shares.log(), atol=5e-3)
+
+
+def test_branches_of_another_network_are_refused(tmp_path):
+    other = tmp_path / "other.pt"
+    model = write_network(other, attention=False)
+    with pytest.raises(ValueError, match="expected branches of"):
+        assemble(Assembly(other, tmp_path / "large.pt", (other,)))
+    branches = ESROnMaps(1, image_size=60)
+    torch.save(describe_model(branches) | {"variables": {"path_to_base": str(other)}}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="has attention True"):
+        assemble(Assembly(other, tmp_path / "large.pt", (tmp_path / "last.pt",)))
+    with pytest.raises(ValueError, match="name another file"):
+        assemble(Assembly(other, other))
+    with pytest.raises(ValueError, match="labelled Contempt"):
+        subtract_prior(model, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.0]), 0.1)
+    assert not (tmp_path / "large.pt").exists()
+
+
+def test_what_is_run_is_named_in_full():
+    names = [run.name for run in driver.plan(driver.Study(only=("attention", "bagging_1"), seeds=(0, 1)))]
+    assert names == ["attention_0", "attention_1", "bagging_1"]
+    with pytest.raises(ValueError, match="only names attentio; settings are attention, "):
+        driver.plan(driver.Study(only=("attentio",)))

@@ -1,0 +1,106 @@
+"""Makes a network to hand on: adds branches that were trained on its base, and evens out what its classes start from.
+
+A class that is rare in training is rarely predicted. What is subtracted from the scores of every branch, as a change of
+the biases, is `prior` times the logarithm of the class's share of the training labels: at 1 classes are scored as if
+all were equally frequent, at 0 nothing changes (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021).
+Data: FER+ in `base_path_to_dataset` (docs/data.md), for the shares.
+Run:  python -m results.assemble checkpoint/ferplus_small.pt small.pt --prior 0.1
+      python -m results.assemble checkpoint/ferplus_small.pt large.pt --branches-of checkpoint/study/three/last.pt
+Writes the network, its weights in half precision.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from diversified_fer.console import one_line_errors
+from diversified_fer.writing import write_atomically
+from models import load_model
+from models.esr import ESR
+from models.files import read_tensors
+from models.weights import describe_model, halve
+from results.ideas import soft_targets
+from results.maps import ESROnMaps
+from utils.udata import FERPlus
+
+
+@dataclass
+class Assembly:
+    """What is put together."""
+
+    network: Annotated[Path, tyro.conf.Positional]  # an ESR
+    output: Annotated[Path, tyro.conf.Positional]  # the file to write, .pt
+    branches_of: tuple[Path, ...] = ()  # last.pt or best.pt of results.experiment --path-to-base <network>
+    prior: float = 0.0  # share of each class's logarithmic frequency that its score loses
+    label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # labels whose frequencies are meant
+    base_path_to_dataset: Path = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
+
+
+def add_branches(model: ESR, path: Path, base: Path) -> None:
+    """Append the branches of a run of `results.experiment`.
+
+    Args:
+        model: the network whose base they were trained on.
+        path: the run's checkpoint.
+        base: the file of `model`, which the run must have been given.
+
+    Raises:
+        ValueError: when they were trained on another base, or are built in another way.
+    """
+    added = load_model(path)
+    trained_on = read_tensors(path).get("variables", {}).get("path_to_base")
+    if not isinstance(added, ESROnMaps) or trained_on is None or Path(trained_on).name != base.name:
+        raise ValueError(
+            f"{path} holds {added.architecture} trained on the base of {trained_on}; expected branches of "
+            f"`python -m results.experiment --path-to-base {base}`"
+        )
+    for name in ("attention", "affect", "labels", "image_size"):
+        if added.arguments[name] != model.arguments[name]:
+            raise ValueError(
+                f"{path} has {name} {added.arguments[name]}, {base} has {model.arguments[name]}: these branches do "
+                "not belong to this network"
+            )
+    for branch in added.branches:
+        model.add_branch(branch)
+
+
+def subtract_prior(model: ESR, shares: torch.Tensor, strength: float) -> None:
+    """Subtract `strength` times the logarithm of every class's share (K,) from the scores of every branch.
+
+    Raises:
+        ValueError: for a class without a face, whose logarithm is infinite.
+    """
+    if not (shares > 0).all():
+        missing = [label for label, share in zip(model.labels, shares, strict=True) if share <= 0]
+        raise ValueError(f"no training face is labelled {', '.join(missing)}: nothing is known of such a class")
+    with torch.no_grad():
+        for branch in model.branches:
+            branch.fc.bias -= strength * shares.log().to(branch.fc.bias)
+
+
+def main(assembly: Assembly) -> None:
+    """Put the network together and write it."""
+    if assembly.output.suffix != ".pt" or assembly.output.resolve() == assembly.network.resolve():
+        raise ValueError(f"{assembly.output} cannot be written: name another file than the network's, ending in .pt")
+    model = load_model(assembly.network)
+    if type(model) is not ESR:
+        raise ValueError(f"{assembly.network} holds {model.architecture}; expected an ESR")
+    for path in assembly.branches_of:
+        add_branches(model, path, assembly.network)
+    if assembly.prior:
+        labels = torch.from_numpy(FERPlus(assembly.base_path_to_dataset, "train", assembly.label_rule).labels)
+        shares = soft_targets(labels, len(model.labels)).mean(dim=0)
+        subtract_prior(model, shares, assembly.prior)
+    model.temperature = 1.0  # to be fitted to the new scores
+    content = halve(describe_model(model) | {"variables": {key: str(v) for key, v in vars(assembly).items()}})
+    write_atomically(assembly.output, lambda path: torch.save(content, path))
+    size = assembly.output.stat().st_size / 1e6
+    print(f"{assembly.output}: {model.num_branches} branches, {size:.1f} MB; fit its temperature with evaluate.py")
+
+
+if __name__ == "__main__":
+    with one_line_errors("interrupted; nothing was written"):
+        main(tyro.cli(Assembly))
