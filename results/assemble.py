@@ -3,10 +3,11 @@
 A class that is rare in training is rarely predicted. What is subtracted from the scores of every branch, as a change of
 the biases, is `prior` times the logarithm of the class's share of the training labels: at 1 classes are scored as if
 all were equally frequent, at 0 nothing changes (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021).
-Data: FER+ in `base_path_to_dataset` (docs/data.md), for the shares.
+The temperature is fitted on Valid.
+Data: FER+ in `base_path_to_dataset` (docs/data.md).
 Run:  python -m results.assemble checkpoint/ferplus_small.pt small.pt --prior 0.1
       python -m results.assemble checkpoint/ferplus_small.pt large.pt --branches-of checkpoint/study/three/last.pt
-Writes the network, its weights in half precision.
+Writes the network, its weights in half precision, with its accuracy on Valid and what it was made of.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from models.weights import describe_model, halve
 from results.ideas import soft_targets
 from results.maps import ESROnMaps
 from utils.udata import FERPlus
+from utils.uhardware import choose_hardware
+from utils.umetrics import fit_temperature
+from utils.upipeline import FaceLoader
+from utils.utrain import predict_dataset
 
 
 @dataclass
@@ -37,6 +42,7 @@ class Assembly:
     prior: float = 0.0  # share of each class's logarithmic frequency that its score loses
     label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # labels whose frequencies are meant
     base_path_to_dataset: Path = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
+    device: str = "auto"  # "auto" takes a GPU where there is one
 
 
 def add_branches(model: ESR, path: Path, base: Path) -> None:
@@ -94,11 +100,23 @@ def main(assembly: Assembly) -> None:
         labels = torch.from_numpy(FERPlus(assembly.base_path_to_dataset, "train", assembly.label_rule).labels)
         shares = soft_targets(labels, len(model.labels)).mean(dim=0)
         subtract_prior(model, shares, assembly.prior)
-    model.temperature = 1.0  # to be fitted to the new scores
-    content = halve(describe_model(model) | {"variables": {key: str(v) for key, v in vars(assembly).items()}})
-    write_atomically(assembly.output, lambda path: torch.save(content, path))
+    hardware = choose_hardware(assembly.device, precision="float32", compile="off", alone=True)
+    model.to(hardware.device, memory_format=hardware.memory_format)
+    faces = FaceLoader(FERPlus(assembly.base_path_to_dataset, "valid"), model.image_size, hardware=hardware)
+    branch_logits, targets, _ = predict_dataset(model, faces, hardware)
+    probabilities = model.combine(branch_logits)
+    model.temperature = fit_temperature(probabilities, targets)
+    accuracy = (probabilities.argmax(dim=1) == targets).double().mean().item()
+    made_of = {"network": assembly.network.name, "prior": assembly.prior, "label_rule": assembly.label_rule}
+    made_of["branches_of"] = [path.parent.name for path in assembly.branches_of]
+    variables = read_tensors(assembly.network).get("variables", {}) | {"assembled": made_of}
+    content = describe_model(model) | {"variables": variables, "measured": {"validation_accuracy": accuracy}}
+    write_atomically(assembly.output, lambda path: torch.save(halve(content), path))
     size = assembly.output.stat().st_size / 1e6
-    print(f"{assembly.output}: {model.num_branches} branches, {size:.1f} MB; fit its temperature with evaluate.py")
+    print(
+        f"{assembly.output}: {model.num_branches} branches, {size:.1f} MB, {accuracy:.2%} accuracy on Valid, "
+        f"temperature {model.temperature:.4g}"
+    )
 
 
 if __name__ == "__main__":

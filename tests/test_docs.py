@@ -14,7 +14,7 @@ from utils.synthetic.faces import Face, draw_face, draw_photograph
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PAGES += [REPOSITORY / "checkpoint" / "ferplus_small.md"]
+PAGES += [*REPOSITORY.glob("checkpoint/ferplus*.md"), REPOSITORY / "results" / "README.md"]
 OPTIONS = {  # of commands that are no experiment
     "evaluate": "Evaluation",
     "predict": "Prediction",
@@ -22,6 +22,8 @@ OPTIONS = {  # of commands that are no experiment
     "models.export": "Export",
     "benchmarks.__main__": "Benchmark",
     "benchmarks.detectors": "Benchmark",
+    "results.assemble": "Assembly",
+    "results.study": "Study",
 }
 
 
