@@ -86,8 +86,9 @@ def demo_of(experiment: Experiment) -> Experiment:
     """Return the same experiment on synthetic faces, small enough for two CPU cores."""
     faces = write_rafdb(Path("data/synthetic/rafdb"), images_per_class=40)
     return replace(
-        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=96,
-        batch_size=8, max_training_epoch=10, max_finetune_epoch=10, lr=0.005,
+        experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=80,
+        batch_size=8, max_training_epoch=8, max_finetune_epoch=8, lr=0.005, lr_decay_interval=6,
+        memory_format="contiguous",
     )  # fmt: skip
 
 

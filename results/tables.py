@@ -26,11 +26,12 @@ PAIRED_WITH = {"manet_logdet_median_0.1": "manet"}  # baselines of settings that
 
 
 class Result(NamedTuple):
-    """A run: its predictions on Valid, its rows of history.csv, and the commits that it was trained at."""
+    """A run: its predictions on Valid, its rows of history.csv, the commits that it was trained at, and its command."""
 
     predictions: Stored
     history: list[dict[str, str]]
     commits: list[str]
+    command: str = ""
 
 
 class Figures(NamedTuple):
@@ -85,8 +86,8 @@ def read_runs(folder: Path, seeds: tuple[int, ...], names: list[str]) -> dict[st
 def _read_run(folder: Path) -> Result:
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
         history = list(csv.DictReader(file))
-    commits = json.loads((folder / "run.json").read_text("utf-8"))["commits"]
-    return Result(read_predictions(folder / "predictions.npz"), history, commits)
+    note = json.loads((folder / "run.json").read_text("utf-8"))
+    return Result(read_predictions(folder / "predictions.npz"), history, note["commits"], note["command"])
 
 
 def right(stored: Stored) -> np.ndarray:
@@ -195,6 +196,12 @@ gradient: mean over the terms and the epochs of training; the similarity depends
 networks of one branch (`{SINGLE}`), trained apart, averaged.
 
 {table(found, copies)}
+
+The first command, of which the others differ by what their names say and by the seed (`run.json` has each):
+
+```
+{next(iter(next(iter(found.values())).values())).command}
+```
 
 Commits: {", ".join(commits)}.
 """
