@@ -44,12 +44,15 @@ class Figures(NamedTuple):
     ensemble_gain: float
     disagreement: float
     correlation_logits: float
-    distance: float
-    similarity: float
-    gradient: float
+    correlation_spatial: float
+    correlation_channel: float
+    similarity_spatial: float
+    similarity_channel: float
+    gradient_spatial: float
+    gradient_channel: float
 
 
-HEADINGS = {
+ACCURACY = {  # columns of the first table
     "accuracy": "accuracy",
     "accuracy_without_copies": "without copies",
     "mean_class_accuracy": "mean class accuracy",
@@ -57,9 +60,14 @@ HEADINGS = {
     "ensemble_gain": "ensemble gain",
     "disagreement": "disagreement",
     "correlation_logits": "correlation of scores",
-    "distance": "distance of maps",
-    "similarity": "mean similarity",
-    "gradient": "its gradient",
+}
+MAPS = {  # columns of the second table
+    "correlation_spatial": "correlation in space",
+    "correlation_channel": "over channels",
+    "similarity_spatial": "similarity in space",
+    "similarity_channel": "over channels",
+    "gradient_spatial": "its gradient in space",
+    "gradient_channel": "over channels",
 }
 SHARES = Figures._fields[:6]  # as percentages
 
@@ -116,9 +124,12 @@ def figures_of(result: Result, copies: Copies) -> Figures:
         ensemble_gain=gains(stored).mean() if B > 1 else np.nan,
         disagreement=float(np.mean(differ)) if differ else np.nan,
         correlation_logits=_mean(history[-1:], "validation_correlation_logits"),
-        distance=_mean(history[-1:], "validation_distance_"),
-        similarity=_mean(history, "similarity_"),
-        gradient=_mean(history, "gradient_"),
+        correlation_spatial=_mean(history[-1:], "validation_correlation_spatial"),
+        correlation_channel=_mean(history[-1:], "validation_correlation_channel"),
+        similarity_spatial=_mean(history, "similarity_spatial"),
+        similarity_channel=_mean(history, "similarity_channel"),
+        gradient_spatial=_mean(history, "gradient_spatial"),
+        gradient_channel=_mean(history, "gradient_channel"),
     )
 
 
@@ -152,26 +163,36 @@ def _cell(values: list[float], name: str) -> str:
     known = np.array([value for value in values if np.isfinite(value)])
     if not len(known):
         return "–"
-    if name == "gradient":
+    if name.startswith("gradient"):
         return f"{known.mean():.1e}"
     scale, digits = (100, 2) if name in SHARES else (1, 2)
     spread = f" ± {scale * known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
     return f"{scale * known.mean():.{digits}f}{spread}".replace("-", "−")
 
 
-def table(found: dict[str, dict[int, Result]], copies: Copies) -> str:
-    """Return all settings as a Markdown table."""
-    lines = [
-        "| setting | seeds | difference (points) | " + " | ".join(HEADINGS.values()) + " |",
-        "|" + "---|" * (len(HEADINGS) + 3),
-    ]
+def accuracy_table(found: dict[str, dict[int, Result]], copies: Copies) -> str:
+    """Return what all settings are worth as a Markdown table."""
+    rows = []
     for name, runs in found.items():
-        rows = [figures_of(result, copies) for result in runs.values()]
         difference = paired(found, name)
         words = "–" if difference is None else f"{100 * difference[0]:+.2f} ({span(difference[1], digits=2)})"
-        cells = [_cell([getattr(row, field) for row in rows], field) for field in HEADINGS]
-        lines.append(f"| {name} | {len(runs)} | {words.replace('-', '−')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([name, str(len(runs)), words.replace("-", "−"), *_cells(runs, copies, ACCURACY)])
+    return _markdown(["setting", "seeds", "difference (points)", *ACCURACY.values()], rows)
+
+
+def map_table(found: dict[str, dict[int, Result]], copies: Copies) -> str:
+    """Return how alike the compared maps are, of the settings that have any, as a Markdown table."""
+    rows = [[name, *_cells(runs, copies, MAPS)] for name, runs in found.items()]
+    return _markdown(["setting", *MAPS.values()], [row for row in rows if set(row[1:]) != {"–"}])
+
+
+def _cells(runs: dict[int, Result], copies: Copies, columns: dict[str, str]) -> list[str]:
+    figures = [figures_of(result, copies) for result in runs.values()]
+    return [_cell([getattr(row, field) for row in figures], field) for field in columns]
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def write_report(folder: Path, seeds: tuple[int, ...], names: list[str]) -> None:
@@ -190,12 +211,17 @@ def write_report(folder: Path, seeds: tuple[int, ...], names: list[str]) -> None
 FER+ Valid (majority rule), n = {len(copies.any):,}; the network of the last epoch, nothing chosen on these faces.
 Shares in percent, mean ± standard deviation over the seeds. Without copies: without the {copies.same.sum():,} faces
 whose pixels a training picture has, and the {copies.alike.sum():,} that look like one. Difference: accuracy minus that
-of `{BASELINE}` (MA-Net: of `manet`), paired by face and seed, with its 95 % interval over faces and seeds. Distance,
-correlation and disagreement have a fixed scale (docs/training.md). Mean similarity, and the norm of the terms'
-gradient: mean over the terms and the epochs of training; the similarity depends on gamma. `{INDEPENDENT}`: {MEMBERS}
-networks of one branch (`{SINGLE}`), trained apart, averaged.
+of `{BASELINE}` (MA-Net: of `manet`), paired by face and seed, with its 95 % interval over faces and seeds.
+`{INDEPENDENT}`: {MEMBERS} networks of one branch (`{SINGLE}`), trained apart, averaged.
 
-{table(found, copies)}
+{accuracy_table(found, copies)}
+
+The attention maps of the branches. Correlation over the faces of Valid, last epoch: 1 for maps that say the same of
+every face, 0 for maps that have nothing to do with each other, whatever constant they differ by. Mean similarity, and
+norm of the gradient of its term: mean over the epochs of training; with gamma "median" the similarity is near 0.37
+whatever the branches do.
+
+{map_table(found, copies)}
 
 The first command, of which the others differ by what their names say and by the seed (`run.json` has each):
 
@@ -215,8 +241,9 @@ Commits: {", ".join(commits)}.
 def plots(found: dict[str, dict[int, Result]], copies: Copies) -> dict:
     """Return the three figures by name: similarity over time, disagreement against accuracy, gain with intervals."""
     columns = {  # start of the columns: what it is called
-        "similarity_": "mean similarity in training",
-        "validation_correlation_logits": "correlation of scores, Valid",
+        "similarity_spatial": "similarity in space, training",
+        "similarity_channel": "similarity over channels, training",
+        "validation_correlation_spatial": "correlation in space, Valid",
         "validation_disagreement": "disagreement, Valid",
     }
     over_time = {

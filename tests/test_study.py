@@ -193,8 +193,9 @@ def test_figures_of_constructed_predictions():
     assert found.mean_class_accuracy == pytest.approx(3 / 4)
     assert found.branch_accuracy == pytest.approx(5 / 8) and found.ensemble_gain == pytest.approx(2 / 8)
     assert found.disagreement == pytest.approx(4 / 8)
-    assert found.similarity == pytest.approx(0.25) and found.correlation_logits == 0.8
-    assert np.isnan(found.gradient) and np.isnan(found.distance)
+    assert found.similarity_spatial == pytest.approx(0.4) and found.similarity_channel == pytest.approx(0.1)
+    assert found.correlation_logits == 0.8
+    assert np.isnan(found.gradient_spatial) and np.isnan(found.correlation_spatial)
     assert gains(three).mean() == pytest.approx(found.ensemble_gain)
     single = figures_of(Result(stored_of([[0] * 8], targets), history, []), copies)
     assert np.isnan(single.disagreement) and np.isnan(single.ensemble_gain)

@@ -5,6 +5,7 @@ Those of predictions are narrow, so that their letters can be read on a phone.
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -211,13 +212,19 @@ def plot_intervals(
 
 
 def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, title: str) -> Figure:
-    """Plot curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels."""
+    """Plot curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels.
+
+    Values that are not numbers are left out, and the curve goes on to the next.
+    """
     figure, row = draw_axes(4 * len(panels), 4.8, title, columns=len(panels), squeeze=False)
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     colors = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
     for axes, (panel, curves) in zip(row[0], panels.items(), strict=True):
         for name, values in curves.items():
-            axes.plot(np.arange(1, len(values) + 1), values, color=colors[name], linewidth=1.2, marker=".")
+            heights = np.asarray(values, dtype=float)
+            known = np.isfinite(heights)
+            steps = np.arange(1, len(heights) + 1)
+            axes.plot(steps[known], heights[known], color=colors[name], linewidth=1.2, marker=".")
         axes.set(title=panel, xlabel=xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes, "both")
@@ -243,15 +250,15 @@ def plot_severities(curves: dict[str, Sequence[float]], title: str) -> Figure:
 def plot_points(
     points: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str
 ) -> Figure:
-    """Plot points by name, (x, y) each; the name is at their mean."""
-    figure, axes = draw_axes(2 * WIDTH, 6, title)
+    """Plot points by name, (x, y) each; a color and a marker stand for each name."""
+    figure, axes = draw_axes(WIDTH, 5, title)
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(points)))
-    for (name, (x, y)), color in zip(points.items(), colors, strict=True):
-        axes.plot(x, y, "o", color=color, markersize=4, alpha=0.7)
-        axes.annotate(name, (np.mean(x), np.mean(y)), (5, 4), textcoords="offset points", fontsize=7, color=color)
-    axes.margins(0.15)
+    for (name, (x, y)), color, marker in zip(points.items(), colors, cycle("osD^v*P"), strict=False):
+        axes.plot(x, y, marker, color=color, markersize=5, alpha=0.8, label=name)
+    axes.margins(0.1)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _tidy(axes, "both")
+    figure.legend(frameon=False, fontsize=LETTERS, ncols=3, loc="outside lower center")
     return figure
 
 
