@@ -21,7 +21,6 @@ import torch
 import tyro
 
 from diversified_fer.console import one_line_errors
-from models import load_model
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from results.ideas import (
@@ -38,7 +37,7 @@ from results.ideas import (
     soft_targets,
     wrong_probabilities,
 )
-from results.maps import ESROnMaps, MapLoader
+from results.maps import ESROnMaps, MapLoader, load_base
 from results.predictions import predict, write_predictions
 from utils.ucheckpoint import MayChange, Run
 from utils.udata import FERPlus, at_most
@@ -133,7 +132,7 @@ def main(experiment: Experiment) -> None:
     )
     if experiment.path_to_base is not None:
         stored = partial(
-            MapLoader, network=load_model(experiment.path_to_base), hardware=hardware,
+            MapLoader, network=load_base(experiment.path_to_base, experiment.image_size), hardware=hardware,
             folder=experiment.base_path_to_cache or directory,
         )  # fmt: skip
         views = {"views": experiment.base_views, "augment": augment, "seed": experiment.faces_seed}

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from diversified_fer.writing import replacing
+from models import load_model
 from models.esr import ESR
 from models.weights import ARCHITECTURES
 from utils.uhardware import Batch, Hardware
-from utils.upipeline import FaceLoader, SharedBatches
+from utils.upipeline import FaceLoader, SharedBatches, new_array
 from utils.utrain import show_progress
 
 
@@ -42,6 +43,22 @@ class ESROnMaps(ESR):
 
 
 ARCHITECTURES["ESROnMaps"] = ESROnMaps  # a run reads its checkpoints again
+
+
+def load_base(path: Path, image_size: int) -> ESR:
+    """Load the network whose base is kept.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_model`.
+        ValueError: when it is no ESR, or sees pictures of another size.
+    """
+    network = load_model(path)
+    if type(network) is not ESR or network.image_size != image_size:
+        raise ValueError(
+            f"path_to_base is {path}, a network of architecture {network.architecture} for {network.image_size} "
+            f"pixels; expected an ESR for the {image_size} pixels of image_size"
+        )
+    return network
 
 
 class MapLoader:
@@ -82,9 +99,9 @@ class MapLoader:
         weights = hashlib.sha256()
         for name, values in network.base.state_dict().items():
             weights.update(name.encode() + values.cpu().numpy().tobytes())
-        names = [path.name for path in self.dataset.paths]
+        faces = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.dataset.paths]
         content = [weights.hexdigest(), network.image_size, network.arguments["normalization"]]
-        content += [names, views, repr(augment), seed]
+        content += [faces, views, repr(augment), seed]
         path = folder / f"maps_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.npy"
         if not path.exists():
             with torch.random.fork_rng():
@@ -107,7 +124,7 @@ class MapLoader:
                         maps = network.base(network.normalize(images))
                     if file is None:
                         shape = (self._views, len(self.dataset), *maps.permute(0, 2, 3, 1).shape[1:])
-                        file = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+                        file = new_array(temporary, np.float16, shape)
                     file[view, batch.indices.numpy()] = maps.permute(0, 2, 3, 1).half().cpu().numpy()
                 progress.update()
             file.flush()

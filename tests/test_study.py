@@ -34,7 +34,7 @@ from results.ideas import (
     soft_targets,
     wrong_probabilities,
 )
-from results.maps import ESROnMaps, MapLoader
+from results.maps import ESROnMaps, MapLoader, load_base
 from results.predictions import Stored, average, read_predictions, store, write_predictions
 from results.tables import Result, bootstrap, figures_of, gains, paired
 from utils.udata import FERPlus
@@ -345,6 +345,14 @@ def test_branches_of_another_network_are_refused(tmp_path):
     with pytest.raises(ValueError, match="labelled Contempt"):
         subtract_prior(model, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.0]), 0.1)
     assert not (tmp_path / "large.pt").exists()
+
+
+def test_a_base_for_other_pictures_is_refused(tmp_path):
+    write_network(tmp_path / "network.pt")
+    with pytest.raises(ValueError, match="for 60 pixels; expected an ESR for the 64 pixels of image_size"):
+        load_base(tmp_path / "network.pt", 64)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        load_base(tmp_path / "nothing.pt", 64)
 
 
 def test_what_is_run_is_named_in_full():

@@ -154,11 +154,7 @@ class FaceImages(Dataset):
             path.parent.mkdir(parents=True, exist_ok=True)
             description.unlink(missing_ok=True)  # a file without its description counts as unfinished
             with replacing(path) as temporary:
-                images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=self._shape)
-                with temporary.open("rb+") as file:
-                    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and no crash later
-                        os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-                self._decode_all(images).flush()
+                self._decode_all(new_array(temporary, np.uint8, self._shape)).flush()
             write_json(fingerprint, description)
         except OSError as error:
             size = np.prod(self._shape, dtype=np.int64) / GIB
@@ -179,6 +175,19 @@ class FaceImages(Dataset):
             except FileNotFoundError:
                 digest.update(f"{path.name}\0missing\n".encode())  # decoding reports it
         return {"faces": len(self), "pixels": self.side, "files": digest.hexdigest()}
+
+
+def new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """Make an .npy file of this type and shape and map it into memory.
+
+    Raises:
+        OSError: when the disk has no room for all of it, which would end the process where it is written to.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("rb+") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _longest_side(path: Path) -> int:
