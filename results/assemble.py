@@ -81,7 +81,9 @@ def subtract_prior(model: ESR, shares: torch.Tensor, strength: float) -> None:
     """
     if not (shares > 0).all():
         missing = [label for label, share in zip(model.labels, shares, strict=True) if share <= 0]
-        raise ValueError(f"no training face is labelled {', '.join(missing)}: nothing is known of such a class")
+        raise ValueError(
+            f"no training face is labelled {', '.join(missing)}: nothing is known of such a class, set prior to 0"
+        )
     with torch.no_grad():
         for branch in model.branches:
             branch.fc.bias -= strength * shares.log().to(branch.fc.bias)

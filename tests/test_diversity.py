@@ -116,7 +116,7 @@ def test_one_branch_none_and_wrong_arguments():
         similarity_matrix(features_of(2), gamma=-1)
 
 
-@pytest.mark.parametrize("distance", [9.0, 9.5, 9.8, 10.0, 20.0])  # similarities from 7e-36 over denormal ones to 0
+@pytest.mark.parametrize("distance", [9.0, 9.5, 9.8, 10.0, 20.0])  # similarities from 8e-40, which is denormal, to 0
 def test_a_zero_diagonal_survives_similarities_that_underflow(distance):
     """LAPACK divides by such a pivot: it makes infinity of one over 1e-42, and NaN of the determinant."""
     features = (torch.eye(3)[:, None, :] * (distance / 20) ** 0.5).requires_grad_()  # pairs at squared distance / 10
