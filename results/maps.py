@@ -1,6 +1,6 @@
 """The maps of a base that is trained already, computed once: branches are trained on them at a fraction of the cost.
 
-With three branches at 64 pixels, ESR spends four fifths of a training step in the base (CPU, float32). Where the base is
+With three branches at 64 pixels, ESR spends four fifths of a step in its base (CPU, float32). Where the base is
 kept as it is, its maps of augmented faces can be stored, and what is compared is what happens in the branches.
 """
 
