@@ -2,14 +2,15 @@
 
 A class that is rare in training is rarely predicted. What is subtracted from the scores of every branch, as a change of
 the biases, is `prior` times the logarithm of the class's share of the training labels: at 1 classes are scored as if
-all were equally frequent, at 0 nothing changes (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021).
-The temperature is fitted on Valid.
+all were equally frequent, at 0 they are scored as trained (Menon et al., "Long-tail learning via logit adjustment",
+ICLR 2021). The temperature is fitted on Valid.
 Data: FER+ in `base_path_to_dataset` (docs/data.md).
 Run:  python -m results.assemble checkpoint/ferplus_small.pt small.pt --prior 0.1
       python -m results.assemble checkpoint/ferplus_small.pt large.pt --branches-of checkpoint/study/three/last.pt
 Writes the network, its weights in half precision, with its accuracy on Valid and what it was made of.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,7 +40,7 @@ class Assembly:
     network: Annotated[Path, tyro.conf.Positional]  # an ESR
     output: Annotated[Path, tyro.conf.Positional]  # the file to write, .pt
     branches_of: tuple[Path, ...] = ()  # last.pt or best.pt of results.experiment --path-to-base <network>
-    prior: float = 0.0  # share of each class's logarithmic frequency that its score loses
+    prior: float = 0.0  # share of each class's logarithmic frequency that its score loses, as trained
     label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # labels whose frequencies are meant
     base_path_to_dataset: Path = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
     device: str = "auto"  # "auto" takes a GPU where there is one
@@ -73,8 +74,8 @@ def add_branches(model: ESR, path: Path, base: Path) -> None:
         model.add_branch(branch)
 
 
-def subtract_prior(model: ESR, shares: torch.Tensor, strength: float) -> None:
-    """Subtract `strength` times the logarithm of every class's share (K,) from the scores of every branch.
+def subtract_prior(model: ESR, shares: torch.Tensor, strengths: Sequence[float]) -> None:
+    """Subtract from the scores of every branch its own strength times the logarithm of every class's share (K,).
 
     Raises:
         ValueError: for a class without a face, whose logarithm is infinite.
@@ -85,7 +86,7 @@ def subtract_prior(model: ESR, shares: torch.Tensor, strength: float) -> None:
             f"no training face is labelled {', '.join(missing)}: nothing is known of such a class, set prior to 0"
         )
     with torch.no_grad():
-        for branch in model.branches:
+        for branch, strength in zip(model.branches, strengths, strict=True):
             branch.fc.bias -= strength * shares.log().to(branch.fc.bias)
 
 
@@ -96,12 +97,16 @@ def main(assembly: Assembly) -> None:
     model = load_model(assembly.network)
     if type(model) is not ESR:
         raise ValueError(f"{assembly.network} holds {model.architecture}; expected an ESR")
+    variables = read_tensors(assembly.network).get("variables", {})
+    subtracted = variables.get("assembled", {}).get("prior", 0.0)  # from the branches that are there already
+    strengths = [assembly.prior - subtracted] * model.num_branches
     for path in assembly.branches_of:
         add_branches(model, path, assembly.network)
-    if assembly.prior:
+    strengths += [assembly.prior] * (model.num_branches - len(strengths))
+    if any(strengths):
         labels = torch.from_numpy(FERPlus(assembly.base_path_to_dataset, "train", assembly.label_rule).labels)
         shares = soft_targets(labels, len(model.labels)).mean(dim=0)
-        subtract_prior(model, shares, assembly.prior)
+        subtract_prior(model, shares, strengths)
     hardware = choose_hardware(assembly.device, precision="float32", compile="off", alone=True)
     model.to(hardware.device, memory_format=hardware.memory_format)
     faces = FaceLoader(FERPlus(assembly.base_path_to_dataset, "valid"), model.image_size, hardware=hardware)
@@ -111,8 +116,10 @@ def main(assembly: Assembly) -> None:
     accuracy = (probabilities.argmax(dim=1) == targets).double().mean().item()
     made_of = {"network": assembly.network.name, "prior": assembly.prior, "label_rule": assembly.label_rule}
     made_of["branches_of"] = [path.parent.name for path in assembly.branches_of]
-    variables = read_tensors(assembly.network).get("variables", {}) | {"assembled": made_of}
-    content = describe_model(model) | {"variables": variables, "measured": {"validation_accuracy": accuracy}}
+    content = describe_model(model) | {
+        "variables": variables | {"assembled": made_of},
+        "measured": {"validation_accuracy": accuracy},
+    }
     write_atomically(assembly.output, lambda path: torch.save(halve(content), path))
     size = assembly.output.stat().st_size / 1e6
     print(

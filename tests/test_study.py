@@ -330,6 +330,15 @@ def test_branches_trained_on_a_kept_base_join_its_network(tmp_path, capsys):
     moved = even.branches[0].fc.bias - network.branches[0].fc.bias
     assert torch.allclose(moved, -0.5 * shares.log(), atol=5e-3)
 
+    (tmp_path / "even").mkdir()
+    even_base = (tmp_path / "even.pt").rename(tmp_path / "even" / base.name)
+    # What was subtracted is not subtracted again
+    assemble(Assembly(even_base, tmp_path / "all.pt", (last,), 0.5, "majority", base_path_to_dataset=data))
+    biases = [branch.fc.bias for branch in load_model(tmp_path / "all.pt").branches]
+    expected = [branch.fc.bias for branch in even.branches]
+    expected += [branch.fc.bias - 0.5 * shares.log() for branch in large.branches[2:]]
+    assert all(torch.allclose(*pair, atol=5e-3) for pair in zip(biases, expected, strict=True))
+
 
 def test_branches_of_another_network_are_refused(tmp_path):
     other = tmp_path / "other.pt"
@@ -343,7 +352,7 @@ def test_branches_of_another_network_are_refused(tmp_path):
     with pytest.raises(ValueError, match="name another file"):
         assemble(Assembly(other, other))
     with pytest.raises(ValueError, match="labelled Contempt"):
-        subtract_prior(model, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.0]), 0.1)
+        subtract_prior(model, torch.tensor([0.3, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.0]), [0.1, 0.1])
     assert not (tmp_path / "large.pt").exists()
 
 
