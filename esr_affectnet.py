@@ -5,7 +5,7 @@ Networks", AAAI 2020; Heidari and Iosifidis, "Learning diversified feature repre
 recognition in the wild", arXiv 2210.09381.
 Data: AffectNet, preprocessed at 96 pixels, in `base_path_to_dataset` (docs/data.md). Start weights: none.
 Run:  python esr_affectnet.py                 train with the variables below; run again to continue
-      python esr_affectnet.py --demo          the same on synthetic faces, about a minute on two CPU cores
+      python esr_affectnet.py --demo          the same on synthetic faces, one to two minutes on two CPU cores
       python esr_affectnet.py --help          every variable as a flag
 Writes checkpoint/esr_affectnet/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png; with affect, affect_metrics.json.
@@ -94,8 +94,8 @@ def demo_of(experiment: Experiment) -> Experiment:
     faces = write_affectnet(Path("data/synthetic/affectnet"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
-        num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
-        lr_trained=0.005,
+        num_branches_trained_network=2, max_training_epoch=3, max_finetune_epoch=2, schedule="one_cycle", batch_size=8,
+        lr_new=0.01, lr_trained=0.005,
     )  # fmt: skip
 
 

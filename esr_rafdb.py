@@ -6,7 +6,7 @@ recognition in the wild", arXiv 2210.09381.
 Data: RAF-DB (basic emotions) in `base_path_to_dataset` (docs/data.md).
 Start weights: an ESR trained on AffectNet in `path_to_pretrained_network`, or None to grow from scratch.
 Run:  python esr_rafdb.py                 train with the variables below; run again to continue
-      python esr_rafdb.py --demo          the same on synthetic faces, about a minute on two CPU cores
+      python esr_rafdb.py --demo          the same on synthetic faces, one to two minutes on two CPU cores
       python esr_rafdb.py --help          every variable as a flag
 Writes checkpoint/esr_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png.
@@ -89,8 +89,8 @@ def demo_of(experiment: Experiment) -> Experiment:
     faces = write_rafdb(Path("data/synthetic/rafdb"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", image_size=64, augmentation=0.1,
-        num_branches_trained_network=2, max_training_epoch=6, max_finetune_epoch=3, batch_size=8, lr_new=0.01,
-        lr_trained=0.005,
+        num_branches_trained_network=2, max_training_epoch=3, max_finetune_epoch=2, schedule="one_cycle", batch_size=8,
+        lr_new=0.01, lr_trained=0.005,
     )  # fmt: skip
 
 
