@@ -54,8 +54,8 @@ def wrong_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
 def distillation(logits: Tensor) -> Tensor:
     """Return the cross-entropy of every branch against the ensemble's mean probability, (B, N), for scores (B, N, K).
 
-    The mean has no gradient: the ensemble teaches its branches (Lan, Zhu, Gong, "Knowledge distillation by on-the-fly
-    native ensemble", NeurIPS 2018).
+    The mean has no gradient: the ensemble teaches its branches (after Lan, Zhu, Gong, "Knowledge distillation by
+    on-the-fly native ensemble", NeurIPS 2018, where a learnt gate weighs the branches in place of the mean).
     """
     return cross_entropies(logits, logits.detach().softmax(dim=2).mean(dim=0))
 
@@ -85,7 +85,7 @@ def balanced_weights(labels: np.ndarray, power: float) -> Tensor:
 
 
 def mix_faces(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Blend every face, (N, 3, H, W) and labels (N, K), with another of the batch (Zhang et al., "mixup", ICLR 2018).
+    """Blend faces or maps (N, C, H, W), and labels (N, K), with others of the batch (Zhang et al., "mixup", ICLR 2018).
 
     The share is drawn from Beta(alpha, alpha) once per batch, from PyTorch's random state; 0 leaves all as it is.
     """
