@@ -10,7 +10,7 @@ Run:  python esr_ferplus.py                 train with the variables below; run 
       python esr_ferplus.py --help          every variable as a flag
 Writes checkpoint/esr_ferplus/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png.
-Accuracy on Test: 89.15 (9 branches) and 89.34 (15) in the paper, from AffectNet weights. Measured here: see the README.
+Accuracy in the paper: 89.15 (9 branches) and 89.34 (15), from AffectNet weights. Measured here: see the README.
 """
 
 from dataclasses import dataclass, replace
@@ -75,7 +75,7 @@ class Experiment:
     validation_interval: int = 1  # epochs between validations
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike the branches are
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; published: 10, see docs/training.md
     diversity_normalize: bool = False  # scale features to unit length first
     diversity_weight: float = 1.0  # of the spatial and the channel term next to the cross-entropies
     # Computation

@@ -72,7 +72,7 @@ class Experiment:
     validation_interval: int = 1  # epochs between validations
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike the branches are
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; published: 10, see docs/training.md
     diversity_normalize: bool = False  # scale features to unit length first
     diversity_weight: float = 1.0  # of the spatial and the channel term next to the cross-entropies
     # Computation

@@ -10,7 +10,7 @@ Run:  python manet_ferplus.py                 train with the variables below; ru
       python manet_ferplus.py --help          every variable as a flag
 Writes checkpoint/manet_ferplus/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png.
-Accuracy on Test: at most 89.34 in the paper (its best network on FER+). Not measured here at full length.
+Accuracy in the paper: not known to us (89.34 is its best on FER+, by ESR-15). Not measured here at full length.
 """
 
 from dataclasses import dataclass, replace
@@ -71,7 +71,7 @@ class Experiment:
     validation_interval: int = 1  # epochs between validations
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike patches and branches are
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; published: 10, see docs/training.md
     diversity_normalize: bool = False  # scale features to unit length first
     diversity_weight: float = 0.1  # of the three terms; the published 1 fits its gamma of 10 alone (docs/training.md)
     # Computation

@@ -70,7 +70,7 @@ class Experiment:
     validation_interval: int = 1  # epochs between validations
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "det"  # measure of how alike patches and branches are
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; published: 10, see docs/training.md
     diversity_normalize: bool = False  # scale features to unit length first
     diversity_weight: float = 0.1  # of the three terms; the published 1 fits its gamma of 10 alone (docs/training.md)
     # Computation

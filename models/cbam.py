@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 
 class AttendedFeatures(NamedTuple):
-    """What a CBAM returns: the weighted features and the two attention maps that weighted them."""
+    """Weighted features (N, C, H, W), and their weights in (0, 1), (N, H, W) and (N, C); None without a CBAM."""
 
     features: Tensor
-    spatial_attention: Tensor
-    channel_attention: Tensor
+    spatial_attention: Tensor | None
+    channel_attention: Tensor | None
 
 
 def mean_over_space(features: Tensor) -> Tensor:

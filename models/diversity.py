@@ -49,7 +49,7 @@ def similarity_matrix(
 
 
 def _one_over_median(distances: Tensor) -> Tensor:
-    """Return 1 over the median distance between two branches, of squared distances (N, B, B)."""
+    """Return 1 over the median of the squared distances (N, B, B) between two branches; 1 for a single branch."""
     B = distances.shape[1]
     if B == 1:
         return distances.new_ones(())
@@ -58,7 +58,7 @@ def _one_over_median(distances: Tensor) -> Tensor:
 
 
 def mean_off_diagonal(similarity: Tensor) -> Tensor:
-    """Return the mean of S_ij over i != j of a similarity matrix (B, B), B > 1."""
+    """Return the mean of S_ij over i != j of a similarity matrix (B, B); not a number for a single branch."""
     B = similarity.shape[0]
     return (
         (similarity.sum() - similarity.diagonal().sum()) / (B * (B - 1)) if B > 1 else similarity.new_tensor(torch.nan)
@@ -102,7 +102,10 @@ class DiversityLoss(nn.Module):
     def forward(self, features: Tensor | None) -> Tensor:
         """Return the loss, a scalar in float32 (float64 for float64 features), for features (B, N, ...).
 
-        It is 0 for a single branch. None, from a network without attention, is taken by "none" alone.
+        It is 0 for a single branch.
+
+        Raises:
+            ValueError: for None, which a network without attention has, unless the measure is "none".
         """
         if features is None:
             if self.measure != "none":

@@ -123,6 +123,9 @@ class ESR(ExpressionClassifier):
         labels: class names, in place of `num_classes`; default the first K of `EMOTIONS`.
         image_size: height and width in pixels; at least 60, so that no map vanishes.
         normalization: "imagenet", "rgb" or "bgr", see `models.classifier.NORMALIZATIONS`.
+
+    Raises:
+        ValueError: for a number of branches, an image size or a normalisation outside of these.
     """
 
     def __init__(

@@ -317,7 +317,7 @@ def export_hub(
             f"license is {license!r}; expected an identifier such as mit, apache-2.0, cc-by-nc-4.0 or other"
         )
     model = load_model(checkpoint)
-    content = describe_model(model) | {"temperature": getattr(model, "temperature", 1.0)}
+    content = describe_model(model)
     if not checkpoint.is_dir():
         read = read_tensors(checkpoint)
         content |= {
@@ -456,7 +456,7 @@ def main(export: Export) -> None:
         written = [*export.esr_folder.glob("Net-*")]
         print(
             f"wrote {export.esr_folder} ({sum(path.stat().st_size for path in written) / 1e6:.1f} MB): base and "
-            f"{len(model.branches)} of {len(model.branches)} branches, equal bit for bit when read back. Load it with"
+            f"{len(model.branches)} branches, equal bit for bit when read back. Load it with"
         )
         print("from models import load_model\n" + code)
     if export.hub is not None:

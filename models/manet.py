@@ -124,7 +124,7 @@ class MultiScaleBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, planes, H / stride, W / stride)."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        groups = F.relu(self.bn1(self.conv1(x))).split(self.width, dim=1)  # four of (N, C/4, H, W)
+        groups = F.relu(self.bn1(self.conv1(x))).split(self.width, dim=1)  # four of (N, width, h, w)
         second = (1, 2, 3, 4) if self.multiscale_order == "released" else (4, 3, 2, 1)
         return F.relu(self.chain(groups, 1, (1, 2, 3, 4)) + self.chain(groups, 2, second) + shortcut)
 
@@ -145,8 +145,11 @@ class MANet(ExpressionClassifier):
         beta: weight of the local branch in loss and prediction, in [0, 1]; the global branch has 1 - beta.
         multiscale_order: "released" or "reversed", see `MultiScaleBlock`.
         labels: class names, in place of `num_classes`; default the first K of `EMOTIONS`.
-        image_size: height and width in pixels; a multiple of 16, so that the four patches are equal.
+        image_size: height and width in pixels; a multiple of 16, so that the four patches are equal, and at least 32.
         normalization: "imagenet", "rgb" or "bgr", see `models.classifier.NORMALIZATIONS`.
+
+    Raises:
+        ValueError: for a mixture, an image size or a normalisation outside of these.
     """
 
     branch_names = ("local", "global")

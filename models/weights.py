@@ -73,7 +73,6 @@ def load_model(
             raise CheckpointError(f"{path} carries its own normalisation; leave `normalization` out")
         content = read_hub(path)
         model = build_model(content, path)
-        model.temperature = content["temperature"]
     elif is_folder(path):
         model = _read_esr_folder(path, normalization)
     else:
@@ -130,7 +129,7 @@ def describe_model(model: ExpressionClassifier) -> dict[str, Any]:
         "arguments": model.arguments,
         "labels": list(model.labels),
         "image_size": model.image_size,
-        "temperature": getattr(model, "temperature", 1.0),
+        "temperature": model.temperature,
         "state_dict": model.state_dict(),
     }
 

@@ -5,8 +5,8 @@ the biases, is `prior` times the logarithm of the class's share of the training 
 all were equally frequent, at 0 they are scored as trained (Menon et al., "Long-tail learning via logit adjustment",
 ICLR 2021). The temperature is fitted on Valid.
 Data: FER+ in `base_path_to_dataset` (docs/data.md).
-Run:  python -m results.assemble checkpoint/ferplus_small.pt small.pt --prior 0.1
-      python -m results.assemble checkpoint/ferplus_small.pt large.pt --branches-of checkpoint/study/three/last.pt
+Run:  python -m results.assemble checkpoint/trained.pt small.pt --prior 0.1
+      python -m results.assemble checkpoint/ferplus_small.pt large.pt --branches-of RUN/last.pt --prior 0.1
 Writes the network, its weights in half precision, with its accuracy on Valid and what it was made of.
 """
 
@@ -40,8 +40,8 @@ class Assembly:
     network: Annotated[Path, tyro.conf.Positional]  # an ESR
     output: Annotated[Path, tyro.conf.Positional]  # the file to write, .pt
     branches_of: tuple[Path, ...] = ()  # last.pt or best.pt of results.experiment --path-to-base <network>
-    prior: float = 0.0  # share of each class's logarithmic frequency that its score loses, as trained
-    label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # labels whose frequencies are meant
+    prior: float = 0.0  # share of its logarithmic frequency that a class loses in all; 0 takes back an earlier one
+    label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # of the labels that are counted
     base_path_to_dataset: Path = Path("data/FER_2013/Dataset")  # folder with Images/ and Labels/
     device: str = "auto"  # "auto" takes a GPU where there is one
 

@@ -30,7 +30,7 @@ from results.ideas import (
     distillation,
     drop_channels,
     ensemble_cross_entropy,
-    erase_rectangle,
+    erase_square,
     look_through,
     mix_faces,
     negative_correlation,
@@ -85,7 +85,7 @@ class Experiment:
     # Diversity
     diversity: Literal["det", "logdet", "direct", "none"] = "none"  # measure of how alike the branches are
     diversity_of: Literal["attention", "logits", "errors"] = "attention"  # what is compared; errors: the wrong classes
-    diversity_gamma: float | Literal["median"] = "median"  # kernel width; the published 10 has no gradient
+    diversity_gamma: float | Literal["median"] = "median"  # kernel width; published: 10, see docs/training.md
     diversity_normalize: bool = False  # scale features to unit length first
     diversity_zero_diagonal: bool = False  # of the similarity matrix, as published
     diversity_weight: float = 0.1  # of each term next to the cross-entropies
@@ -146,7 +146,7 @@ def main(experiment: Experiment) -> None:
     if experiment.branch_dropout:
         look_through(model.branches, drop_channels(experiment.branch_dropout))
     if experiment.branch_erasing:
-        look_through(model.branches, erase_rectangle(experiment.branch_erasing))
+        look_through(model.branches, erase_square(experiment.branch_erasing))
     model.to(hardware.device, memory_format=hardware.memory_format)
 
     # Objective: the branches' or the ensemble's cross-entropies, and how alike the branches are

@@ -101,7 +101,7 @@ def drop_channels(share: float) -> Callable[[Tensor], Tensor]:
     return lambda features: nn.functional.dropout2d(features, share)
 
 
-def erase_rectangle(share: float) -> Callable[[Tensor], Tensor]:
+def erase_square(share: float) -> Callable[[Tensor], Tensor]:
     """Return what sets a square of maps (N, C, H, W) to 0, anew for every face: this share of the area."""
 
     def erase(features: Tensor) -> Tensor:

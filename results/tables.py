@@ -46,6 +46,8 @@ class Figures(NamedTuple):
     correlation_logits: float
     correlation_spatial: float
     correlation_channel: float
+    distance_spatial: float
+    distance_channel: float
     similarity_spatial: float
     similarity_channel: float
     gradient_spatial: float
@@ -64,6 +66,8 @@ ACCURACY = {  # columns of the first table
 MAPS = {  # columns of the second table
     "correlation_spatial": "correlation in space",
     "correlation_channel": "over channels",
+    "distance_spatial": "distance in space",
+    "distance_channel": "over channels",
     "similarity_spatial": "similarity in space",
     "similarity_channel": "over channels",
     "gradient_spatial": "its gradient in space",
@@ -126,6 +130,8 @@ def figures_of(result: Result, copies: Copies) -> Figures:
         correlation_logits=_mean(history[-1:], "validation_correlation_logits"),
         correlation_spatial=_mean(history[-1:], "validation_correlation_spatial"),
         correlation_channel=_mean(history[-1:], "validation_correlation_channel"),
+        distance_spatial=_mean(history[-1:], "validation_distance_spatial"),
+        distance_channel=_mean(history[-1:], "validation_distance_channel"),
         similarity_spatial=_mean(history, "similarity_spatial"),
         similarity_channel=_mean(history, "similarity_channel"),
         gradient_spatial=_mean(history, "gradient_spatial"),
@@ -165,6 +171,8 @@ def _cell(values: list[float], name: str) -> str:
         return "–"
     if name.startswith("gradient"):
         return f"{known.mean():.1e}"
+    if name.startswith("distance"):  # from a fifth to a million
+        return f"{known.mean():,.{0 if known.mean() > 100 else 2}f}"
     scale, digits = (100, 2) if name in SHARES else (1, 2)
     spread = f" ± {scale * known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
     return f"{scale * known.mean():.{digits}f}{spread}".replace("-", "−")
@@ -217,9 +225,10 @@ of `{BASELINE}` (MA-Net: of `manet`), paired by face and seed, with its 95 % int
 {accuracy_table(found, copies)}
 
 The attention maps of the branches. Correlation over the faces of Valid, last epoch: 1 for maps that say the same of
-every face, 0 for maps that have nothing to do with each other, whatever constant they differ by. Mean similarity, and
-norm of the gradient of its term: mean over the epochs of training; with gamma "median" the similarity is near 0.37
-whatever the branches do.
+every face, 0 for maps that have nothing to do with each other, whatever constant they differ by. Distance, last epoch:
+the squared distance of two branches' maps over the sum of their variances over the faces, 1 for independent maps of
+equal mean; far above it the maps hardly depend on the face. Mean similarity, and norm of the gradient of its term: mean
+over the epochs of training; with gamma "median" the similarity is near 0.37 whatever the branches do.
 
 {map_table(found, copies)}
 

@@ -27,7 +27,7 @@ from results.ideas import (
     distillation,
     drop_channels,
     ensemble_cross_entropy,
-    erase_rectangle,
+    erase_square,
     look_through,
     mix_faces,
     negative_correlation,
@@ -130,7 +130,7 @@ def test_faces_are_mixed_as_their_labels():
 def test_masks_hide_a_share_of_the_map():
     torch.manual_seed(0)
     features = torch.ones(500, 16, 10, 10)
-    erased = erase_rectangle(0.25)(features)
+    erased = erase_square(0.25)(features)
     assert torch.equal((erased == 0).float().mean(dim=(1, 2, 3)), torch.full((500,), 0.25))
     assert len(erased[:, 0].flatten(1).unique(dim=0)) > 20  # at different places
     dropped = drop_channels(0.3)(features)

@@ -7,7 +7,7 @@ from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.annotations import EXPRESSIONS
 from utils.preparing.layout import below, only_ones
 from utils.preparing.named import SYNONYMS
-from utils.preparing.table import BadRow, DatasetError, Table, printable
+from utils.preparing.table import BadRow, DatasetError, Table, encoding_hint, printable
 
 TABLES = {  # where labels.csv is, by split; on Kaggle there is a training part
     "train": ("labels.csv", "train/labels.csv", "training/labels.csv", "train_set/labels.csv"),
@@ -83,7 +83,7 @@ def read_labels(label_file: Path) -> tuple[Listing, list[int]]:
     if absent:
         raise DatasetError(
             f"{len(absent):,} of the {len(table):,} pictures listed in {label_file} are not in {folder} "
-            f"(first: {printable(absent[0])}); unpack the data set again"
+            f"(first: {printable(absent[0])}); unpack the data set again{encoding_hint(label_file, absent)}"
         )
     if not labels:
         raise DatasetError(f"{label_file} has no rows; expected one per picture, with the columns pth and label")

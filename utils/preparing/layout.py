@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diversified_fer.folder import Listing, folders_in, list_files, one_named
 from diversified_fer.media.picture import PHOTO_SUFFIXES
-from utils.preparing.table import DatasetError, printable
+from utils.preparing.table import DatasetError, encoding_hint, printable
 
 WHERE = {
     "AffectNet": "AffectNet is requested at http://mohammadmahoor.com/databases/affectnet/",
@@ -109,7 +109,7 @@ def find_listed(names: Sequence[str], listing: Listing, list_file: Path, layout:
         dead = " is a link to nothing" if absent[0] in {path.name for path in listing.lost} else ""
         raise DatasetError(
             f"{len(absent)} of the {len(names)} pictures listed in {list_file} are not in {folder} "
-            f"(first: {printable(absent[0])}{dead}); expected {layout}"
+            f"(first: {printable(absent[0])}{dead}); expected {layout}{encoding_hint(list_file, absent)}"
         )
     return [path for path in found if path is not None]
 

@@ -1,11 +1,13 @@
 """Reads faces whose labels are words: folders named after emotions, or a table of files and labels."""
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from diversified_fer.folder import NOT_ENTERED, Listing, folders_in, list_files, one_named
+from diversified_fer.folder import NOT_ENTERED, Listing, folders_in, is_foreign, list_files, one_named
 from diversified_fer.media.picture import PHOTO_SUFFIXES
 from models.classifier import EMOTIONS
 from utils.preparing.layout import only_ones
@@ -14,6 +16,7 @@ from utils.preparing.table import (
     DatasetError,
     Table,
     cells_or_none,
+    encoding_hint,
     note_line,
     printable,
     separator_of,
@@ -24,7 +27,11 @@ SYNONYMS = {  # other words for the classes, in lower case
     "happy": "Happiness", "sad": "Sadness", "surprised": "Surprise", "fearful": "Fear", "afraid": "Fear",
     "scared": "Fear", "disgusted": "Disgust", "angry": "Anger", "contemptuous": "Contempt",
 }  # fmt: skip
-SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
+SPLITS = {  # words for them, in lower case; FER2013 validates on its PublicTest
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev", "publictest"),
+    "test": ("test", "testing", "privatetest"),
+}
 TABLES = (".csv", ".tsv", ".txt")
 FILE = (
     "file", "files", "filename", "file_name", "filepath", "file_path", "image", "images", "image_path", "image_name",
@@ -32,6 +39,7 @@ FILE = (
 )  # fmt: skip
 LABEL = ("label", "labels", "emotion", "emotions", "expression", "class", "dominant_emotion")
 SPLIT = ("split", "usage", "subset")
+ELSEWHERE = re.compile(r"[/~]|[a-z]+:")  # how a path on another disk, computer or page begins, in lower case
 LAYOUT = (
     "folders named after emotions (Happiness/, sad/, ...), or train/ and test/ with such folders, or a table "
     "(CSV) with the columns file and label"
@@ -151,10 +159,10 @@ def is_named(root: Path, split: str) -> bool:
 def splits_in(root: Path, columns: str = "", names: str = "") -> list[str | None]:
     """Return the splits that a data set has; None stands for one that is not split."""
     words = read_names(names)
-    if root.is_file():
-        column = find_column(read_header(root), "split", SPLIT, read_pairs(columns, "--columns"), root, need=False)
-        present = {row[column].lower() for _, row in table_rows(root, [column])} if column else set()
-        return [split for split, known in SPLITS.items() if present & set(known)] or [None]
+    table = _whole_table(root, words)
+    if table is not None:
+        present = set(map(_split_of, _split_values(table, read_pairs(columns, "--columns"))[1]))
+        return [split for split in SPLITS if split in present] or [None]
     return [split for split in SPLITS if _find_split(root, split, words) is not None] or [None]
 
 
@@ -163,7 +171,7 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
 
     Args:
         root: the folder, or a table.
-        split: "train", "valid" or "test"; None for all there is.
+        split: "train", "valid" or "test"; None for all there is, where it is not split.
         listing: takes all pictures, and what was left out.
         columns: "theirs=ours" of a table's columns, for ours of file, label and split.
         names: "theirs=ours" of names of classes.
@@ -171,19 +179,22 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
     Raises:
         DatasetError: when nothing is found, rows are malformed, pictures are missing, or there is but one class.
     """
-    words = read_names(names)
-    if root.is_file():
-        return _read_table(root, split, listing, read_pairs(columns, "--columns"), words)
+    words, pairs = read_names(names), read_pairs(columns, "--columns")
+    table = _whole_table(root, words)
+    if table is not None:
+        if split is None:
+            _refuse_splits(table, pairs)
+        return _read_table(table, split, listing, pairs, words)
     present = splits_in(root, columns, names)
     places = {name: root if name is None else _find_split(root, name, words) for name in present}
     place = places.get(split)
     if place is None or (split is None and not _holds_faces(root, words)):
         raise DatasetError(_missing(root, split, present))
     if place.is_file():
-        return _read_table(place, None, listing, read_pairs(columns, "--columns"), words)
+        return _read_table(place, None, listing, pairs, words)
     classes = {split: _list_emotions(place, words, listing)}
     if not classes[split]:  # a folder with a table in it
-        return _read_table(_table_in(place), None, listing, read_pairs(columns, "--columns"), words)
+        return _read_table(_table_in(place), None, listing, pairs, words)
     for name, other in places.items():
         if name != split and other is not None and other.is_dir():
             classes[name] = _list_emotions(other, words, Listing())
@@ -195,6 +206,43 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
         raise DatasetError(f"{place} holds no pictures{f' ({listing})' if str(listing) else ''}; expected {LAYOUT}")
     listing.files += paths
     return NamedFaces(paths, labels, class_names, f"folders named after emotions: {', '.join(class_names)}")
+
+
+def _whole_table(root: Path, words: Mapping[str, str]) -> Path | None:
+    """Return the table that is the whole data set: the path itself, or that of a folder without any other layout."""
+    if root.is_file():
+        return root
+    try:
+        split = any(_find_split(root, split, words) for split in SPLITS)
+        return None if split or _has_emotions(root, words) else _table_in(root)
+    except OSError:  # no folder, or one that cannot be read
+        return None
+
+
+def _split_values(table: Path, columns: Mapping[str, str]) -> tuple[str | None, Counter[str]]:
+    """Return the column that says of which split a row is, None without one, and how often it says what."""
+    column = find_column(read_header(table), "split", SPLIT, columns, table, need=False)
+    return column, Counter(row[column] for _, row in table_rows(table, [column])) if column else Counter()
+
+
+def _split_of(word: str) -> str | None:
+    """Return the split that a word stands for, in any case; None for none."""
+    return next((split for split, known in SPLITS.items() if word.lower() in known), None)
+
+
+def _refuse_splits(table: Path, columns: Mapping[str, str]) -> None:
+    """Raise DatasetError where a table is split: faces for training must not be taken together with the others."""
+    column, values = _split_values(table, columns)
+    if any(values):
+        raise DatasetError(
+            f"{table} has no test faces: its column {printable(column)} says {_shown(values)}. Say which of train, "
+            f"valid and test is meant (--split), or take all rows together by --columns {printable(column)}=unused"
+        )
+
+
+def _shown(values: Counter[str]) -> str:
+    """Return the most frequent values of a column, and how often each is there."""
+    return ", ".join(f"{printable(value) or 'nothing'} ({count:,})" for value, count in values.most_common(8))
 
 
 def _find_split(root: Path, split: str, words: Mapping[str, str]) -> Path | None:
@@ -211,15 +259,19 @@ def _find_split(root: Path, split: str, words: Mapping[str, str]) -> Path | None
 
 def _holds_faces(folder: Path, words: Mapping[str, str]) -> bool:
     try:
-        return any(emotion_of(inner.name, words) for inner in folders_in(folder)) or _table_in(folder) is not None
+        return _has_emotions(folder, words) or _table_in(folder) is not None
     except OSError:  # no folder, or one that cannot be read
         return False
+
+
+def _has_emotions(folder: Path, words: Mapping[str, str]) -> bool:
+    return any(emotion_of(inner.name, words) for inner in folders_in(folder))
 
 
 def _table_in(folder: Path) -> Path | None:
     """Return the table of a folder: labels.csv, or the only one."""
     named = one_named(folder, "labels.csv")
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    tables = [path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv") and not is_foreign(path.name)]
     return named if named.is_file() else tables[0] if len(tables) == 1 else None
 
 
@@ -229,7 +281,7 @@ def _missing(root: Path, split: str | None, present: Sequence[str | None]) -> st
     except OSError:
         return f"no folder or table at {root.absolute()}; expected {LAYOUT}"
     also = f"its splits are {', '.join(filter(None, present))}" if any(present) else f"it holds {inside}"
-    part = f"no {split} faces" if split else "no faces with a name of an emotion"
+    part = f"no {split or 'test'} faces" if split or any(present) else "no faces with a name of an emotion"
     return (
         f"{root.absolute()} has {part}: {also}. Expected {LAYOUT}; other names of folders are mapped by --names "
         "THEIRS=OURS, as in --names joy=Happiness"
@@ -257,6 +309,55 @@ def _list_emotions(folder: Path, words: Mapping[str, str], found: Listing) -> di
     return pictures
 
 
+class _Pictures:
+    """The pictures below a table's folder, found by the names that the table has for them.
+
+    A name counts in another case, and with its accents as letters of their own (NFD, as on a Mac) or not (NFC).
+
+    Args:
+        folder: the table's.
+
+    Attributes:
+        files: all of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = list_files(folder, PHOTO_SUFFIXES).files
+        self._by_path = only_ones(self.files, lambda path: _key(path.relative_to(folder).as_posix()))
+        self._by_name: dict[str | None, dict[str, Path]] = {}  # by the split that asks
+
+    def find(self, name: str, split: str | None) -> Path | None:
+        """Return the picture of a row of a split; None where it is not there.
+
+        A name without a folder, or with one of another computer, leads to the only picture of that name here, but
+        never into another split's folder.
+        """
+        try:
+            if name and (self.folder / name).is_file():
+                return self.folder / name
+        except OSError:  # longer than any name
+            return None
+        key = _key(name)
+        folder, _, file = key.rpartition("/")
+        if key in self._by_path or (folder and not ELSEWHERE.match(folder)):
+            return self._by_path.get(key)
+        split = split or next(filter(None, map(_split_of, reversed(folder.split("/")))), None)
+        if split not in self._by_name:
+            allowed = (path for path in self.files if self._splits(path) <= {split} or split is None)
+            self._by_name[split] = only_ones(allowed, lambda path: _key(path.name))
+        return self._by_name[split].get(file)
+
+    def _splits(self, path: Path) -> set[str]:
+        """Return the splits whose folders a picture is in."""
+        return set(filter(None, map(_split_of, path.relative_to(self.folder).parts[:-1])))
+
+
+def _key(name: str) -> str:
+    """Return the path of a picture as it is compared."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).as_posix()).lower()
+
+
 def _read_table(
     path: Path, split: str | None, listing: Listing, columns: Mapping[str, str], words: Mapping[str, str]
 ) -> NamedFaces:
@@ -271,22 +372,21 @@ def _read_table(
             f"{path} has no column that says which rows are {split}; expected a column split, or one mapped to it by "
             f"--columns, or a table of its own for every split ({SPLITS[split][0]}.csv)"
         )
-    known = list_files(path.parent, PHOTO_SUFFIXES).files
-    by_name = only_ones(known, lambda picture: picture.name.lower())
+    pictures, own = _Pictures(path.parent), _split_of(path.stem)
     lines: dict[str, int] = {}
     rows: list[tuple[Path, str]] = []
-    emotions, absent = set(), []
+    emotions, absent, values = set(), [], Counter()
     for number, row in table_rows(path, [file, label, *([part] if part else [])]):
         emotion = emotion_of(row[label], words)
         if emotion is None:
             listing.left_out[f"rows labelled {printable(row[label]) or 'with nothing'}, no emotion"] += 1
             continue
         emotions.add(emotion)
-        if split is not None and row[part].lower() not in SPLITS[split]:
+        values[row[part] if part else ""] += 1
+        if split is not None and _split_of(row[part]) != split:
             continue
         name = row[file].replace("\\", "/")
-        place = path.parent / name
-        picture = place if name and place.is_file() else by_name.get(name.rpartition("/")[2].lower())
+        picture = pictures.find(name, (_split_of(row[part]) if part else None) or own)
         if picture is None:
             absent.append(name)
             continue
@@ -295,15 +395,15 @@ def _read_table(
     if absent:
         raise DatasetError(
             f"{len(absent):,} pictures that {path} names are not there (first: {printable(absent[0], 200)}); names "
-            f"are relative to {path.parent.absolute()}"
+            f"are relative to {path.parent.absolute()}{encoding_hint(path, absent)}"
         )
     class_names = _in_order(emotions, path)
     if not rows:
-        raise DatasetError(
-            f"{path} has no rows{f' of {split}' if split else ''} with a label; expected one per picture"
-        )
+        rows_of = f" of {split}" if split else ""
+        also = f" (its column {part} says {_shown(values)})" if any(values) else ""
+        raise DatasetError(f"{path} has no rows{rows_of} with a label{also}; expected one per picture")
     listing.files += [picture for picture, _ in rows]
-    listing.left_out["pictures without a row"] += 0 if part else len(set(known) - {picture for picture, _ in rows})
+    listing.left_out["pictures without a row"] += 0 if part else len(set(pictures.files) - {picture for picture, _ in rows})
     labels = [class_names.index(emotion) for _, emotion in rows]
     return NamedFaces([picture for picture, _ in rows], labels, class_names, f"table {path.name}, {file} and {label}")
 

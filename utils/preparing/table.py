@@ -9,7 +9,7 @@ import codecs
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from diversified_fer.contents import ARCHIVE, ELSEWHERE, WORKBOOK, recognize
@@ -107,6 +107,13 @@ def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
             f"{printable(str(path), 1000)} begins like {encoding.upper()} but is no text file in it, or lost its end: "
             "copy it again, or save it as UTF-8"
         ) from None
+
+
+def encoding_hint(path: Path, names: Iterable[str]) -> str:
+    """Return what a message on names of a table that lead nowhere says of its encoding; an empty text for UTF-8."""
+    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+        return f"; {printable(path.name)} has letters that are not UTF-8: save it as UTF-8"
+    return ""
 
 
 def cells_of(line: str, separator: str = ",") -> list[str]:
