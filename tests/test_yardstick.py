@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.diversity import DiversityLoss
-from utils.uyardstick import PairSums, Yardstick, agreeing_branches, vanished_terms
+from utils.uyardstick import PairSums, Yardstick, agreeing_branches, fixed_maps, vanished_terms
 
 
 def sums_of(*branches: torch.Tensor) -> PairSums:
@@ -121,3 +121,21 @@ def test_what_is_warned_of():
     for change in ({"validation_disagreement": 0.01}, {"validation_correlation_logits": 0.99}):
         [(_, message)] = agreeing_branches(differing | change)
         assert "hardly differ" in message
+
+
+def test_maps_that_differ_without_looking_at_the_face_are_warned_of():
+    """Two masks of opposite halves, with a little noise, as the terms made of the attention of trained branches."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.tensor([[[0.98, 0.98], [0.04, 0.04]], [[0.06, 0.06], [0.98, 0.98]]])
+    maps = masks[:, None] + 0.01 * torch.randn(2, 500, 2, 2, generator=generator)
+    logits, targets = torch.randn(2, 500, 8, generator=generator), torch.zeros(500, dtype=torch.int64)
+    found = {}
+    for name, values in (("fixed", maps), ("free", maps - masks[:, None] + masks.mean(dim=0))):
+        yardstick = Yardstick()
+        yardstick.take({"spatial": values})
+        figures = yardstick.figures(logits, logits.softmax(dim=2).mean(dim=0), targets)
+        row = {f"validation_{column}": value for column, value in figures.items()}
+        found[name] = list(fixed_maps(row))
+    [(name, message)] = found["fixed"]
+    assert name == "fixed spatial" and "hardly between faces" in message
+    assert not found["free"]

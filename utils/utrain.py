@@ -31,7 +31,7 @@ from utils.ucheckpoint import Run
 from utils.uhardware import Batch, Hardware
 from utils.umetrics import class_indices
 from utils.upipeline import FaceLoader
-from utils.uyardstick import Yardstick, agreeing_branches, vanished_terms
+from utils.uyardstick import Yardstick, agreeing_branches, fixed_maps, vanished_terms
 
 STATISTICS_FACES = 5000
 """Training faces over which BatchNorm's statistics of averaged weights are measured."""
@@ -153,18 +153,19 @@ class Stage:
         """Yield the epochs that are left, save each when its turn is over, and in the end load the best network.
 
         After every epoch `last.pt` and `history.csv` are written and a line is printed. A diversity term without a
-        gradient, and branches that hardly differ at the end of a stage, are warned of once.
+        gradient, and branches that hardly differ or maps that ignore the face at a stage's end, are warned of once.
         """
         ended = {row["stage"]: row for row in self.run.history if row["stage"] < self.number}.values()  # last rows
         warned = {name for row in self.run.history for name, _ in vanished_terms(row)}
-        warned |= {name for row in ended for name, _ in agreeing_branches(row)}
+        warned |= {name for row in ended for name, _ in (*agreeing_branches(row), *fixed_maps(row))}
         for number in range(self._done + 1, num_epochs + 1):
             epoch = Epoch(self, number, num_epochs)
             yield epoch
             self.run.history.append(epoch.row)
             self.run.save_last(number, self.model, self.optimizer, self.scheduler, self._average)
             tqdm.write(_epoch_line(epoch))
-            for name, message in (*vanished_terms(epoch.row), *(agreeing_branches(epoch.row) if epoch.is_last else ())):
+            at_the_end = (*agreeing_branches(epoch.row), *fixed_maps(epoch.row)) if epoch.is_last else ()
+            for name, message in (*vanished_terms(epoch.row), *at_the_end):
                 if name not in warned:
                     warnings.warn(message, stacklevel=2)
                     warned.add(name)

@@ -27,6 +27,11 @@ ALIKE = 0.98
 """Correlation of trained branches' scores above which averaging them changes little: the mean of B equally correlated
 scores has (1 - 1/B) (1 - correlation) less variance than each of them, which is then less than 2 %.
 """
+FIXED = 100
+"""Distance of trained branches' maps, over their variance, above which the maps hardly depend on the face: what varies
+is then less than a hundredth of what they differ by. On FER+ it is 0.2 in space and 3 over channels without a diversity
+term, and 20,000 and more with logdet at weight 1.
+"""
 
 
 class PairSums:
@@ -132,6 +137,19 @@ def vanished_terms(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 name,
                 f"the diversity term '{name}' trains nothing: the norm of its gradient at the features is {norm:.2g}, "
                 f'below {VANISHED:g}; diversity_gamma="median" sees a scale it can act on, or raise diversity_weight',
+            )
+
+
+def fixed_maps(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield, for the row of the last epoch of a training, the compared maps that became constants, and what to say."""
+    for column, distance in row.items():
+        name = column.removeprefix("validation_distance_")
+        if name != column and distance > FIXED:
+            yield (
+                f"fixed {name}",
+                f"the compared '{name}' maps differ between the branches but hardly between faces (squared distance "
+                f"{distance:,.0f} times their variance): each branch has a fixed mask, which makes no predictions "
+                "differ; a smaller diversity_weight leaves them free",
             )
 
 
