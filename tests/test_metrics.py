@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import (
 
 from utils.ubootstrap import basic_interval, percentile_interval, resample_faces, sum_in_cells
 from utils.umetrics import compute_differences, compute_metrics, multi_target_cross_entropy, resample_statistics
+from utils.uplot import plot_history, plot_intervals, write_figure
 
 LABELS = ("a", "b", "c")
 
@@ -226,3 +227,16 @@ def test_multi_target_cross_entropy_takes_the_likeliest_marked_label():
     targets = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
     expected = -(math.log(0.3) + math.log(0.2)) / 2
     assert multi_target_cross_entropy(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_names_of_any_kind_can_stand_in_a_plot(tmp_path):
+    """A dollar sign begins a formula for Matplotlib, and a byte that is not UTF-8 is in no font."""
+    strange = ["lr$10^_$x", "caf\udce9", "a\nb"]
+    history = [
+        {"stage": 1, "train_loss": 1.0, "train_accuracy": 0.5, "validation_loss": 1.0, "validation_accuracy": 0.5}
+    ]
+    for name in strange:
+        assert write_figure(plot_history(history, f"esr / {name}"), tmp_path / "curves.png")
+    intervals = [(0.4, 0.6)] * 3
+    plot = plot_intervals(strange, [0.5] * 3, intervals, "accuracy (%)", strange[0], zero=False)
+    assert write_figure(plot, tmp_path / "accuracy.png").startswith(b"\x89PNG")

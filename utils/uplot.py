@@ -14,6 +14,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from diversified_fer.writing import write_atomically
@@ -27,7 +28,9 @@ CELLS_WITH_NUMBERS = 12  # rows of a matrix up to which its numbers are written 
 
 
 def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
-    """Write a figure as PNG, atomically, and return the file's content."""
+    """Write a figure as PNG, atomically, and return the file's content; dollar signs in names are no formulas."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
@@ -203,7 +206,7 @@ def plot_intervals(
         axes.plot(100 * value, row, "o", color=INK, markersize=5)
     if zero:
         axes.axvline(0, color=MARK, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [_as_utf8(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.1)
     axes.set_xlabel(unit)
@@ -267,8 +270,13 @@ def draw_axes(
 ) -> tuple[Figure, Any]:
     """Make a figure (inches) with a title in letters (points), and the axes that `Figure.subplots` gives it."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, color=INK, fontsize=letters)
+    figure.suptitle(_as_utf8(title), color=INK, fontsize=letters)
     return figure, figure.subplots(rows, columns, **options)
+
+
+def _as_utf8(text: str) -> str:
+    """Return a text with the bytes of a file's name that are not UTF-8, which no font has, written as numbers."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _draw_matrix(
