@@ -284,7 +284,11 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
 
 
 def export_hub(
-    checkpoint: str | Path, folder: str | Path, license: str = "other", datasets: Sequence[str] = ()
+    checkpoint: str | Path,
+    folder: str | Path,
+    license: str = "other",
+    datasets: Sequence[str] = (),
+    normalization: str | None = None,
 ) -> Card:
     """Write a network as the folder that model hubs expect: config.json, model.safetensors and README.md, its card.
 
@@ -297,6 +301,7 @@ def export_hub(
         folder: where to write; created when missing.
         license: for the card, an identifier that hubs know, such as "mit" or "cc-by-nc-4.0".
         datasets: that the network was trained on, where that is not recorded.
+        normalization: as `load_model` takes it, of published weights.
 
     Returns:
         What the card says.
@@ -316,7 +321,7 @@ def export_hub(
         raise ExportError(
             f"license is {license!r}; expected an identifier such as mit, apache-2.0, cc-by-nc-4.0 or other"
         )
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, normalization=normalization)
     content = describe_model(model)
     if not checkpoint.is_dir():
         read = read_tensors(checkpoint)
@@ -461,7 +466,7 @@ def main(export: Export) -> None:
         print("from models import load_model\n" + code)
     if export.hub is not None:
         datasets = [name.strip() for name in export.datasets.split(",") if name.strip()]
-        card = export_hub(export.checkpoint, export.hub, export.license, datasets)
+        card = export_hub(export.checkpoint, export.hub, export.license, datasets, export.normalization)
         size = sum((export.hub / name).stat().st_size for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE))
         known = ", ".join(result.data for result in card.results) or "no recorded numbers: add yours to its README.md"
         print(

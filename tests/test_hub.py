@@ -9,9 +9,9 @@ from safetensors import safe_open
 
 from models import CheckpointError, load_model
 from models.esr import ESR
-from models.export import Export, ExportError, export_hub, main
+from models.export import Export, ExportError, export_esr_folder, export_hub, main
 from models.manet import MANet
-from models.weights import describe_model
+from models.weights import SETTINGS_FILE, describe_model
 
 
 @pytest.fixture
@@ -128,3 +128,10 @@ def test_a_folder_of_other_things_is_left_alone(checkpoint, tmp_path):
     with pytest.raises(ExportError, match="expected an identifier such as mit"):
         export_hub(checkpoint, tmp_path / "new", "my: licence")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.jpg"] and not (tmp_path / "new").exists()
+
+
+def test_published_weights_keep_the_normalisation_that_is_named(tmp_path):
+    export_esr_folder(ESR(1, attention=False, normalization="bgr"), tmp_path / "esr")
+    (tmp_path / "esr" / SETTINGS_FILE).unlink()  # as the authors published theirs
+    main(Export(tmp_path / "esr", hub=tmp_path / "hub", normalization="rgb"))
+    assert load_model(tmp_path / "hub").arguments["normalization"] == "rgb"
