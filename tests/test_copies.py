@@ -1,5 +1,6 @@
 """`check` reads what the loader reads, finds copies that were changed a little, and two classes exchanged."""
 
+import hashlib
 import io
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from models import EMOTIONS
 from utils.evaluation import check as checking
 from utils.evaluation.check import check
-from utils.evaluation.copies import Split, check_names
+from utils.evaluation.copies import Split, check_names, content_of
 from utils.udata import AffectNet, FaceDataset
 from utils.udemosets import write_affectnet, write_rafdb
 
@@ -154,3 +155,37 @@ def test_exchanged_classes_are_named(swapped, sound, monkeypatch):
     assert len(exchanged) == bool(swapped) and all(finding.level == "note" for finding in findings if not swapped)
     for label in swapped:
         assert faces.class_names[label] in exchanged[0].text.split(" look exchanged")[0]
+
+
+def deep(shape: np.ndarray) -> Image.Image:
+    return Image.fromarray(shape.astype(np.uint16) * 256)  # 16 bits, grey
+
+
+def drawn_in_alpha(shape: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([np.zeros((*shape.shape, 3), np.uint8), 255 - shape]))
+
+
+@pytest.mark.parametrize("draw", [deep, drawn_in_alpha])
+def test_deep_and_transparent_pictures_are_compared_as_training_sees_them(draw, tmp_path):
+    shapes = [np.kron(np.random.default_rng(i).integers(20, 235, (6, 6)), np.ones((8, 8))) for i in range(12)]
+    for number, shape in enumerate(shapes):
+        path = tmp_path / ("train", "test")[number % 2] / ("happy", "sad")[number // 2 % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(shape.astype(np.uint8)).save(path)
+    assert texts(check("folder", tmp_path, None), "error") == []
+    shutil.copy(tmp_path / "test/happy/1.png", tmp_path / "train/happy/copied.png")
+    draw(np.minimum(shapes[3] + 8, 255).astype(np.uint8)).save(tmp_path / "train/sad/brighter.png")
+    same, alike = texts(check("folder", tmp_path, None), "error")
+    assert same.startswith("1 pictures are in test and train, by content") and "copied.png" in same
+    assert alike.startswith("1 pictures of test look like one of train") and "test/3.png ~ train/brighter" in alike
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
+def test_ordinary_pictures_are_compared_by_pillows_own_pixels(mode, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    path = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
+    Image.fromarray(noise).convert(mode).save(path)
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+        digest = hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).digest()
+        assert content_of(image).digest == digest

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from diversified_fer.folder import list_files
-from utils.udata import RAFDB, AffectNet, DatasetError, FERPlus, stratified_holdout
+from utils.udata import RAFDB, AffectNet, DatasetError, EmotionFolders, FERPlus, stratified_holdout
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 
 
@@ -78,6 +79,20 @@ def test_a_header_of_another_order_is_followed(sound, fer):
     lines += [",".join([row[0], "box", *(row[-10:][k] for k in order)]) for row in rows]
     label_file.write_text("\n".join(lines))
     assert contents(FERPlus(fer, "train")) == contents(FERPlus(sound / "fer", "train"))
+
+
+def test_the_column_that_a_header_names_holds_the_names_and_the_table_of_all_parts_is_named(sound, fer):
+    label_file = fer / "Labels/FER2013Train/label.csv"
+    rows = [line.split(",") for line in label_file.read_text().splitlines()]  # the box is four cells
+    header = "neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+    lines = [f"box,Image name,{header}", *(",".join(["box", row[0], *row[-10:]]) for row in rows)]
+    label_file.write_text("\n".join(lines))
+    assert contents(FERPlus(fer, "train")) == contents(FERPlus(sound / "fer", "train"))
+    for count in (1, len(rows)):
+        lines = [f"Usage,Image name,{header}", *(",".join(["Training", row[0], *row[-10:]]) for row in rows[:count])]
+        label_file.write_text("\n".join(lines))
+        with pytest.raises(DatasetError, match=r"label\.csv is like fer2013new\.csv, .*; expected those of this part"):
+            FERPlus(fer, "train")
 
 
 @pytest.mark.parametrize(
@@ -320,3 +335,118 @@ def test_affectnet_of_yolo_is_named(tmp_path):
     (tmp_path / "train/labels/a.txt").write_text("3 0.5 0.5 1 1")
     with pytest.raises(DatasetError, match=r"the YOLO form.*pre_process_affect_net writes"):
         AffectNet(tmp_path, "train")
+
+
+# ---------------------------------------- tables of words
+@pytest.fixture
+def words(sound, tmp_path) -> Path:
+    """A folder with pictures test/0.jpg to test/3.jpg, and a test.csv that names them."""
+    for number, path in enumerate(sorted((sound / "raf/test").rglob("*.jpg"))[:4]):
+        (tmp_path / "words/test").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / f"words/test/{number}.jpg")
+    return write_words(tmp_path / "words/test.csv", [f"test/{number}.jpg" for number in range(4)]).parent
+
+
+def write_words(path: Path, names: list[str], splits: tuple[str, ...] = (), column: str = "split") -> Path:
+    """Write a table of pictures that are happy and sad in turn, and of whose splits, from the first in turn."""
+    rows = [",".join(["file", "label", *([column] if splits else [])])]
+    for number, name in enumerate(names):
+        part = [splits[number % len(splits)]] if splits else []
+        rows.append(",".join([name, ("happy", "sad")[number // max(1, len(splits)) % 2], *part]))
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
+
+
+def test_a_missing_picture_is_not_replaced_by_one_of_another_folder(words):
+    names = [f"train/{number}.jpg" for number in range(4)]
+    foreign = [f"C:\\faces\\train\\{number}.jpg" for number in range(4)]
+    for listed in (names, foreign, [f"/home/me/{name}" for name in names], [f"{number}.jpg" for number in range(4)]):
+        write_words(words / "train.csv", listed)
+        first = listed[0].replace("\\", "/")
+        for read in (EmotionFolders, RAFDB):
+            with pytest.raises(DatasetError, match=rf"4 pictures that .*train\.csv names are not .*first: {first}\)"):
+                read(words, "train")
+    (words / "elsewhere").mkdir()
+    for number in range(4):
+        shutil.copy(words / f"test/{number}.jpg", words / f"elsewhere/{number}.jpg")
+    for listed in (foreign, [f"/home/me/{name}" for name in names], [f"{number}.jpg" for number in range(4)]):
+        write_words(words / "train.csv", listed)
+        assert {path.parent.name for path in EmotionFolders(words, "train").paths} == {"elsewhere"}
+    write_words(words / "train.csv", names)
+    with pytest.raises(DatasetError, match="4 pictures that"):
+        EmotionFolders(words, "train")
+    (words / "elsewhere").rename(words / "Train")
+    for listed in (names, [f"images/{name}" for name in names]):
+        write_words(words / "train.csv", listed)
+        assert {path.parent.name for path in EmotionFolders(words, "train").paths} == {"Train"}
+    for number in range(4):
+        (words / f"Train/{number}.jpg").rename(words / f"{number}.jpg")
+    assert {path.parent for path in EmotionFolders(words, "train").paths} == {words}, "beside the table"
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        (("train", "valid"), r"train \(2\), valid \(2\)"),
+        (("train", "dev"), r"train \(2\), dev \(2\)"),
+        (("a", ""), r"a \(2\), nothing \(2\)"),
+    ],
+)
+def test_a_table_with_splits_and_no_test_is_not_scored_as_a_whole(splits, said, folder, words):
+    (words / "test.csv").unlink()
+    table = write_words(words / "faces.csv", [f"test/{number}.jpg" for number in range(4)], splits)
+    root = words if folder else table
+    with pytest.raises(DatasetError, match=rf"faces\.csv has no test faces: its column split says {said}"):
+        EmotionFolders(root)
+    with pytest.raises(DatasetError, match=rf"no rows of test .*its column split says {said}"):
+        EmotionFolders(root, "test")
+    if splits[0] == "train":
+        assert len(EmotionFolders(root, "train")) == len(EmotionFolders(root, "valid")) == 2
+    assert len(EmotionFolders(root, columns="split=unused")) == 4
+    write_words(table, [f"test/{number}.jpg" for number in range(4)], ("", ""))
+    assert len(EmotionFolders(root)) == 4, "a column without a word splits nothing"
+
+
+def test_the_usage_of_fer2013_is_known(words):
+    (words / "test.csv").unlink()
+    names = [f"test/{number}.jpg" for number in range(4)]
+    table = write_words(words / "faces.csv", names, ("Training", "PrivateTest"), "Usage")
+    assert [path.stem for path in EmotionFolders(table).paths] == ["1", "3"] and EmotionFolders(table).split == "test"
+    write_words(table, names, ("Training", "PublicTest"), "Usage")
+    assert len(EmotionFolders(table, "valid")) == 2
+    with pytest.raises(DatasetError, match=r"usage says Training \(2\), PublicTest \(2\)"):
+        EmotionFolders(table)
+
+
+def test_a_folder_with_train_and_valid_alone_has_no_test(words):
+    (words / "test.csv").rename(words / "valid.csv")
+    shutil.copy(words / "valid.csv", words / "train.csv")
+    with pytest.raises(DatasetError, match="has no test faces: its splits are train, valid"):
+        EmotionFolders(words)
+
+
+def test_what_a_mac_leaves_beside_a_table_is_no_table(words):
+    (words / "test.csv").rename(words / "labels2.csv")
+    (words / "._labels2.csv").write_bytes(b"\0\5\x16\7" + bytes(100))
+    assert len(EmotionFolders(words)) == 4
+
+
+def test_accents_count_in_either_form_and_a_table_that_is_no_utf8_is_told(words):
+    (words / "test.csv").unlink()
+    names = ["café.jpg", "zoë.jpg"]
+    for number, name in enumerate(names):
+        (words / f"test/{number}.jpg").rename(words / "test" / unicodedata.normalize(("NFC", "NFD")[number], name))
+    for form in ("NFC", "NFD"):
+        for folder in ("test/", ""):
+            table = [unicodedata.normalize(form, folder + name) for name in names]
+            assert len(EmotionFolders(write_words(words / "x.csv", table))) == 2
+    table = write_words(words / "x.csv", [f"test/{name}" for name in names])
+    table.write_bytes(unicodedata.normalize("NFC", table.read_text(encoding="utf-8")).encode("cp1252"))
+    with pytest.raises(DatasetError, match=r"x\.csv has letters that are not UTF-8: save it as UTF-8"):
+        EmotionFolders(table)
+
+
+def test_a_name_longer_than_any_is_a_missing_picture(words):
+    with pytest.raises(DatasetError, match=r"1 pictures that .* are not there \(first: aaa"):
+        EmotionFolders(write_words(words / "test.csv", ["test/0.jpg", "test/1.jpg", "a" * 300 + ".jpg"]))

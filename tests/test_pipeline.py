@@ -70,6 +70,31 @@ def test_a_cache_of_changed_pictures_is_noticed_and_rebuilt(tmp_path, capsys):
     assert json.loads(next(cache.glob("*.json")).read_text())["faces"] == 7
 
 
+@pytest.mark.parametrize("suffix", [".json", ".npy"])
+@pytest.mark.parametrize("damage", [bytes, lambda size: b"", lambda size: None, lambda size: b"\xff{" * size])
+def test_a_damaged_cache_is_written_anew(suffix, damage, tmp_path, capsys):
+    folder_of_pictures(tmp_path, 8)
+    cache = tmp_path / "cache"
+    whole = FaceImages(AffectNet(tmp_path, "validation"), 20, "memory", cache_folder=cache).images
+    [path] = cache.glob(f"*{suffix}")
+    before = path.read_bytes()
+    data = damage(len(before))
+    path.write_bytes(before[: len(before) // 2] if data is None else data)
+    capsys.readouterr()
+    for kind in ("disk", "memory"):
+        again = FaceImages(AffectNet(tmp_path, "validation"), 20, kind, cache_folder=cache)
+        assert np.array_equal(again.images, whole) and path.read_bytes() == before
+    assert capsys.readouterr().out.count("is damaged; it is written anew") == 1
+
+
+def test_names_that_are_no_utf8_are_kept_on_disk(tmp_path):
+    folder = folder_of_pictures(tmp_path, 8)
+    faces = AffectNet(tmp_path, "validation")
+    faces.paths[0] = faces.paths[0].rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg"))
+    for _ in range(2):
+        assert len(FaceImages(faces, 20, "disk", cache_folder=tmp_path / "cache").images) == 8
+
+
 def test_two_runs_with_other_faces_do_not_share_a_cache(tmp_path):
     folder_of_pictures(tmp_path, 8)
     faces, cache = AffectNet(tmp_path, "validation"), tmp_path / "cache"

@@ -30,7 +30,7 @@ class Experiment:
 class Small(nn.Module):
     """What `describe_model` and a run need of a network."""
 
-    architecture, labels, image_size, arguments = "Small", ("a", "b"), 8, {}
+    architecture, labels, image_size, arguments, temperature = "Small", ("a", "b"), 8, {}, 1.0
 
     def __init__(self):
         super().__init__()
@@ -96,6 +96,42 @@ def test_a_variable_that_the_script_no_longer_has_is_named(tmp_path):
         str(last),
     ):
         assert words in str(raised.value)
+
+
+# Folders that hold something already
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_best_network_without_its_last_state_is_not_replaced(tmp_path, resume):
+    run = Run(tmp_path / "run", Experiment())
+    run.begin_stage(1, *parts())
+    run.save_best(Small(), validation_accuracy=0.9)
+    run.last_path.unlink()
+    before = run.best_path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"best\.pt is there .*another name_experiment, or move best\.pt away"):
+        Run(tmp_path / "run", Experiment(), resume)
+    assert run.best_path.read_bytes() == before and not run.last_path.exists()
+    run.best_path.rename(tmp_path / "kept.pt")
+    Run(tmp_path / "run", Experiment(), resume)
+
+
+def test_messages_advise_to_remove_the_folder_and_not_the_state_alone(tmp_path):
+    last = begin(tmp_path / "run")
+    whole = last.read_bytes()
+    for edit in (
+        lambda content: content.pop("format"),
+        lambda content: content.pop("random_state"),
+        lambda content: content.pop("stage"),
+        lambda content: content.update(history=[3]),
+        lambda content: content["scheduler"].update(gamma="a"),
+    ):
+        last.write_bytes(whole)
+        change(last, edit)
+        with pytest.raises(CheckpointError, match="remove the folder, or choose another name_experiment"):
+            Run(tmp_path / "run", Experiment()).begin_stage(1, *parts())
+    last.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="remove the folder, or choose another name_experiment"):
+        Run(tmp_path / "run", Experiment(), resume=False)
 
 
 # Files that are not whole

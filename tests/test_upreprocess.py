@@ -493,7 +493,39 @@ def test_wrong_paths_and_arguments_give_clear_messages(tmp_path: Path) -> None:
     write(first / "other.csv", b"name,label\na,1\n")
     with pytest.raises(ValueError, match="has no column subDirectory_filePath"):
         pre_process_affect_net(first, first / "other.csv", out)
+    for name, index, message in (
+        ("validation.csv", 1, r"Validation \(set_index 2\), and asked for is Training_Labeled: name training\.csv"),
+        ("Manually_Training.csv", 0, r"Training_Labeled \(set_index 1\), and asked for is Training_Unlabeled"),
+        ("automatically_annotated.csv", 2, r"Training_Unlabeled \(set_index 0\), and asked for is Validation"),
+    ):
+        (first / "training.csv").rename(first / name)
+        with pytest.raises(ValueError, match=message):
+            pre_process_affect_net(first, first / name, out, index)
+        (first / name).rename(first / "training.csv")
     assert not out.exists()
+
+
+def test_a_corrected_label_of_the_current_release_replaces_the_face(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    raw = current_release(tmp_path / "raw")
+    folder = pre_process_affect_net(raw, raw, tmp_path / "out").destination
+    whole, old = contents(folder), "0000009_7_-250_500.jpg"
+    assert "replaced" not in capsys.readouterr().out
+    np.save(raw / "train_set/annotations/9_exp.npy", np.array(3))
+    new = old.replace("_7_", "_3_")
+    for written in (1, 0):  # also after a kill that left both
+        result = pre_process_affect_net(raw, raw, tmp_path / "out")
+        out = capsys.readouterr().out
+        assert f"1 faces had other labels before and were replaced (first: {old} by {new})" in out
+        assert result.written == written and contents(folder) == {
+            name.replace(old, new): data for name, data in whole.items()
+        }
+        write(folder / "0" / old, whole[f"0/{old}"])
+    pre_process_affect_net(raw, raw, tmp_path / "out")
+    assert "1 faces had" in capsys.readouterr().out
+    pre_process_affect_net(raw, raw, tmp_path / "out")
+    assert "replaced" not in capsys.readouterr().out
 
 
 def test_another_size_or_other_annotations_are_refused(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ ENTRIES = {  # of last.pt, beside the description of its network, by kind
     int: ("stage", "epoch"),
     float: ("best",),
 }
+START_ANEW = "remove the folder, or choose another name_experiment"
 LARGEST = 1e9  # more than any count of steps or setting of an optimizer
 
 
@@ -68,7 +69,8 @@ class Run:
         last_path, best_path: the state after the newest epoch, and the best network of the newest stage.
 
     Raises:
-        CheckpointError: when `last.pt` is damaged, was written with other variables, or `resume` is off and it exists.
+        CheckpointError: when `last.pt` is damaged, was written with other variables, or `resume` is off and it exists;
+            or when there is a `best.pt` without it, which a new run would replace.
     """
 
     def __init__(self, directory: Path, variables: Any, resume: bool = True, writes: bool = True) -> None:
@@ -84,12 +86,17 @@ class Run:
             if not resume:
                 raise CheckpointError(
                     f"{self.last_path.absolute()} holds an experiment already and resume is off; nothing was touched. "
-                    "Choose another name_experiment, or remove that folder to train again"
+                    f"To train again, {START_ANEW}"
                 )
             self._resumed = self._read_last()
             self.history = self._resumed["history"]
             self.stage = self._resumed["stage"]
             print(f"continue {directory} after stage {self.stage}, epoch {self._resumed['epoch']}")
+        elif self.best_path.exists():
+            raise CheckpointError(
+                f"{self.best_path.absolute()} is there without the last.pt that would continue its experiment, and a "
+                "new run would replace it; nothing was touched. Choose another name_experiment, or move best.pt away"
+            )
         if writes:
             try:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -140,8 +147,8 @@ class Run:
         except Exception as error:  # PyTorch checks little: what does not fit raises whatever it leads to
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise CheckpointError(
-                f"{self.last_path} holds no training state that this experiment can continue ({shown(reason, 200)}): "
-                "choose another name_experiment, or remove or rename the file to start anew"
+                f"{self.last_path} holds no training state that this experiment can continue ({shown(reason, 200)}); "
+                f"to start anew, {START_ANEW}"
             ) from error
         self.best = content["best"]
         return content["epoch"]
@@ -198,10 +205,10 @@ class Run:
     def _read_last(self) -> dict[str, Any]:
         content = read_tensors(self.last_path)
         if content.get("format") != FORMAT:
-            raise CheckpointError(f"{self.last_path} is no checkpoint of this project; remove it or rename it")
+            raise CheckpointError(f"{self.last_path} is no checkpoint of this project; {START_ANEW}")
         check_version(content, self.last_path)
         if "random_state" not in content:
-            raise CheckpointError(f"{self.last_path} holds a network but no training state; remove it or rename it")
+            raise CheckpointError(f"{self.last_path} holds a network but no training state; {START_ANEW}")
         if content.get("run_format") != RUN_FORMAT:
             raise CheckpointError(
                 f"{self.last_path} was written by another version of this project, whose training cannot be continued "
@@ -215,7 +222,7 @@ class Run:
         rows = content["history"]
         if not all(isinstance(row, dict) for row in rows) or not _is_plain([content["variables"], rows]):
             raise CheckpointError(
-                f"{self.last_path}: its variables or history are no plain values; remove it or rename it to start anew"
+                f"{self.last_path}: its variables or history are no plain values; to start anew, {START_ANEW}"
             )
         self._compare_variables(content["variables"])
         return content
@@ -288,7 +295,7 @@ def _entry(content: dict[str, Any], name: str, kind: type, path: Path) -> Any:
         found = f"{name} of type {type(value).__name__}" if name in content else f"no {name}"
         raise CheckpointError(
             f"{path} has {found}, expected {kind.__name__}: it is not whole, or another program wrote it; copy it "
-            "again, or remove it to start anew"
+            f"again, or, to start anew, {START_ANEW}"
         )
     return value
 

@@ -363,7 +363,8 @@ class EmotionFolders(FaceDataset):
         names: "theirs=ours" for other names of classes: "joy=Happiness".
 
     Raises:
-        DatasetError: when there are fewer than two emotions, or pictures of the table are missing.
+        DatasetError: when there are fewer than two emotions, pictures of the table are missing, or no split is asked
+            for and there are splits, but no "test".
     """
 
     def __init__(self, root: str | Path, split: str | None = None, columns: str = "", names: str = "") -> None:

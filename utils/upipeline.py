@@ -46,7 +46,7 @@ class FaceImages(Dataset):
             access), or "auto": the device where it is a GPU, otherwise memory, and none for more than `cache_gib`.
         cache_gib: decoded pictures that "auto" may keep, in GiB.
         cache_folder: where the decoded pictures are written, to be there at the next start; a file of pictures that
-            have changed since (by name, size or time) is written anew. None writes nothing.
+            have changed since (by name, size or time), or that is damaged, is written anew. None writes nothing.
         hardware: whose device it is; the first process writes the file, the others wait for it.
 
     Attributes:
@@ -146,10 +146,10 @@ class FaceImages(Dataset):
         fingerprint = self._fingerprint()
         description = path.with_suffix(".json")
         if path.exists() and description.exists():
-            if json.loads(description.read_text("utf-8")) == fingerprint:
+            why = self._why_anew(path, description, fingerprint)
+            if not why:
                 return
-            print(f"{path}: the pictures have changed since it was written; it is written anew")
-
+            print(f"{path}: {why}; it is written anew")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             description.unlink(missing_ok=True)  # a file without its description counts as unfinished
@@ -165,15 +165,29 @@ class FaceImages(Dataset):
                 "at every access"
             ) from error
 
+    def _why_anew(self, path: Path, description: Path, fingerprint: dict[str, str | int]) -> str:
+        """Say why kept pictures cannot be taken; an empty text where they can."""
+        try:
+            if json.loads(description.read_text("utf-8")) != fingerprint:
+                return "the pictures have changed since it was written"
+        except ValueError:  # no UTF-8, or no JSON
+            return f"its description {description.name} is damaged"
+        try:
+            kept = np.load(path, mmap_mode="r")
+            return "" if (kept.shape, kept.dtype) == (self._shape, np.uint8) else "it holds other pictures"
+        except Exception:  # a damaged header raises nearly anything
+            return "it is damaged"
+
     def _fingerprint(self) -> dict[str, str | int]:
         """Return what changes whenever a picture is added, removed, replaced or rewritten."""
         digest = hashlib.sha256()
         for path in self.dataset.paths:
             try:
                 found = path.stat()
-                digest.update(f"{path.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+                state = f"{found.st_size}\0{found.st_mtime_ns}"
             except FileNotFoundError:
-                digest.update(f"{path.name}\0missing\n".encode())  # decoding reports it
+                state = "missing"  # decoding reports it
+            digest.update(f"{path.name}\0{state}\n".encode(errors="surrogateescape"))
         return {"faces": len(self), "pixels": self.side, "files": digest.hexdigest()}
 
 

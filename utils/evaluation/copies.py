@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.udata import FaceDataset
+from utils.udata import FaceDataset, read_image
 
 EXAMPLES = 3  # files named per finding
 SIDE = 16  # pixels along each side of the grey thumbnails that are compared
@@ -63,8 +63,8 @@ class Content(NamedTuple):
 
 
 def content_of(image: Image.Image) -> Content:
-    """Return what a picture shows; decodes it to its end."""
-    image = image.convert("RGB")
+    """Return what a picture shows, opened from its file; decodes it to its end."""
+    image = _as_seen(image)
     pixels = np.asarray(image)
     digest = hashlib.blake2b(pixels.tobytes() + str(pixels.shape).encode(), digest_size=16).digest()
     return Content(digest, _grey(image, SIDE).tobytes())
@@ -178,10 +178,20 @@ def _are_copies(path: Path, other: Path, mirrored: bool) -> bool:
     side, limit = CLOSER
     try:
         with Image.open(path) as first, Image.open(other) as second:
-            one, two = (_grey(image.convert("RGB"), side).astype(np.float32) for image in (first, second))
+            one, two = (_grey(_as_seen(image), side).astype(np.float32) for image in (first, second))
     except Exception:  # read whole a moment ago: it changed meanwhile, and there is nothing to compare
         return False
     return bool(np.corrcoef(one[:, ::-1].ravel() if mirrored else one.ravel(), two.ravel())[0, 1] >= limit)
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    """Return a picture opened from its file as RGB; deep and transparent ones as training sees them.
+
+    Pillow's own conversion turns nearly all pixels of more than 8 bits white, and shows colours that are transparent.
+    """
+    if image.mode[0] in "IF" or image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return Image.fromarray(read_image(Path(image.filename)))
+    return image.convert("RGB")
 
 
 def _grey(image: Image.Image, side: int) -> np.ndarray:

@@ -291,7 +291,7 @@ def find_affect_net(images: Path, annotations: Path, set_index: int) -> FirstRel
 
     Raises:
         FileNotFoundError: when neither release is there; it names the paths looked at and the layouts expected.
-        ValueError: when the set is not part of the release, or the table has other columns.
+        ValueError: when the set is not part of the release, or the table has other columns or is another set's.
     """
     split = RELEASED_SETS[set_index]
     table = _find_table(annotations, split)
@@ -320,8 +320,17 @@ def find_affect_net(images: Path, annotations: Path, set_index: int) -> FirstRel
 
 
 def _find_table(annotations: Path, split: ReleasedSet) -> Path | None:
-    """Return the set's table: the path itself, or one of its known names in the folder or a `*file_list*` in it."""
+    """Return the set's table: the path itself, or one of its known names in the folder or a `*file_list*` in it.
+
+    Raises ValueError when the path itself has the name of another set's table.
+    """
     if not annotations.is_dir():
+        for set_index, other in enumerate(RELEASED_SETS):
+            if other != split and annotations.name.lower() in other.tables:
+                raise ValueError(
+                    f"{annotations} is the table of AffectNet's {other.destination} (set_index {set_index}), and asked "
+                    f"for is {split.destination}: name {split.tables[0]}, or set set_index to {set_index}"
+                )
         return annotations if annotations.is_file() else None
     lists = [path for path in folders_in(annotations) if "file_list" in path.name.lower()]
     tables = (one_named(folder, name) for folder in (annotations, *lists) for name in split.tables)

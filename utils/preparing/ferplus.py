@@ -25,6 +25,7 @@ from utils.preparing.table import (
 FER_SIZE = 48  # pixels along each side of a FER2013 face
 FER_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 FER_VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+FER_NAMES = ("image name", "image_name", "name", "file", "filename", "image")  # of the column with a picture's name
 FERPLUS_VOTES_TO_EMOTIONS = [0, 1, 3, 2, 6, 5, 4, 7]  # column of votes -> our class
 VOTE = re.compile(r"\d{1,6}(\.0+)?", re.ASCII)  # a count; tables that went through other programs write 4.0
 FER_WHERE = (
@@ -113,19 +114,27 @@ class FERPlusTables:
 def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
     """Read picture names and votes (N, 10) of a FER+ label file, and the number of rows without a picture's name.
 
-    A header that names the ten votes is followed, in whatever order they are. A picture has one row.
+    A header that names the ten votes is followed, in whatever order they and the names are. A picture has one row.
 
     Raises:
-        DatasetError: when the file is no text, a row has no ten vote counts, or a picture has two rows.
+        DatasetError: when the file is no text or fer2013new.csv, a row has no ten vote counts, or a picture has two
+            rows.
     """
     names: dict[str, int] = {}  # the line it is on
-    votes, unnamed, separator, order = [], 0, None, None
+    votes, unnamed, separator, order, name_column = [], 0, None, None, 0
     for number, line in text_lines(label_file, "label.csv"):
         if separator is None:
             separator = separator_of(line, lambda cells: len(cells) >= 12)
             header = [cell.strip().lower() for cell in cells_or_none(line, separator)]
             if all(vote.lower() in header for vote in FER_VOTES):
+                if "usage" in header:
+                    raise DatasetError(
+                        f"{label_file} is like fer2013new.csv, with the votes of all parts of FER+; expected "
+                        "those of this part: a row per picture with name, box and ten vote counts. "
+                        "pre_process_fer_plus makes it of fer2013.csv and fer2013new.csv"
+                    )
                 order = [header.index(vote.lower()) for vote in FER_VOTES]
+                name_column = next((header.index(name) for name in FER_NAMES if name in header), 0)
                 continue
         row = [cell.strip() for cell in cells_or_none(line, separator)]
         while len(row) > 12 and not row[-1]:
@@ -135,7 +144,7 @@ def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
             raise DatasetError(
                 f"{label_file}, line {number}: expected name, box and ten vote counts, found {printable(line)!r}"
             )
-        name = row[0]
+        name = row[name_column] if name_column < len(row) else ""
         if not name:
             unnamed += 1
             continue

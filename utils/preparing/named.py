@@ -271,7 +271,9 @@ def _has_emotions(folder: Path, words: Mapping[str, str]) -> bool:
 def _table_in(folder: Path) -> Path | None:
     """Return the table of a folder: labels.csv, or the only one."""
     named = one_named(folder, "labels.csv")
-    tables = [path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv") and not is_foreign(path.name)]
+    tables = [
+        path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv") and not is_foreign(path.name)
+    ]
     return named if named.is_file() else tables[0] if len(tables) == 1 else None
 
 
@@ -330,8 +332,8 @@ class _Pictures:
     def find(self, name: str, split: str | None) -> Path | None:
         """Return the picture of a row of a split; None where it is not there.
 
-        A name without a folder, or with one of another computer, leads to the only picture of that name here, but
-        never into another split's folder.
+        A name leads to the only picture of that name here, but never into another split's folder, and where it has a
+        folder, that is not of another computer, only to a picture beside the table or in a folder of the same name.
         """
         try:
             if name and (self.folder / name).is_file():
@@ -340,13 +342,16 @@ class _Pictures:
             return None
         key = _key(name)
         folder, _, file = key.rpartition("/")
-        if key in self._by_path or (folder and not ELSEWHERE.match(folder)):
-            return self._by_path.get(key)
+        if key in self._by_path:
+            return self._by_path[key]
         split = split or next(filter(None, map(_split_of, reversed(folder.split("/")))), None)
         if split not in self._by_name:
             allowed = (path for path in self.files if self._splits(path) <= {split} or split is None)
             self._by_name[split] = only_ones(allowed, lambda path: _key(path.name))
-        return self._by_name[split].get(file)
+        found = self._by_name[split].get(file)
+        if found is None or not folder or ELSEWHERE.match(folder) or found.parent == self.folder:
+            return found
+        return found if _key(found.parent.name) == folder.rpartition("/")[2] else None
 
     def _splits(self, path: Path) -> set[str]:
         """Return the splits whose folders a picture is in."""
@@ -402,10 +407,12 @@ def _read_table(
         rows_of = f" of {split}" if split else ""
         also = f" (its column {part} says {_shown(values)})" if any(values) else ""
         raise DatasetError(f"{path} has no rows{rows_of} with a label{also}; expected one per picture")
-    listing.files += [picture for picture, _ in rows]
-    listing.left_out["pictures without a row"] += 0 if part else len(set(pictures.files) - {picture for picture, _ in rows})
+    paths = [picture for picture, _ in rows]
+    listing.files += paths
+    if part is None:
+        listing.left_out["pictures without a row"] += len(set(pictures.files) - set(paths))
     labels = [class_names.index(emotion) for _, emotion in rows]
-    return NamedFaces([picture for picture, _ in rows], labels, class_names, f"table {path.name}, {file} and {label}")
+    return NamedFaces(paths, labels, class_names, f"table {path.name}, {file} and {label}")
 
 
 def _in_order(emotions: set[str], where: Path) -> tuple[str, ...]:

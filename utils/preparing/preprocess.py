@@ -7,7 +7,8 @@ that cannot be used never stops them; it is listed in `errors.csv` with the reas
 
 import json
 import os
-from collections import deque
+import re
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ ROWS_AHEAD = 16  # rows per thread handed out before the oldest is done: hides s
 STAMP = ".preprocessed.json"  # what a folder was made from, so that two sources never mix in one folder
 ERRORS = "errors.csv"  # every row that could not be used, and why
 SOURCES = "sources.csv"  # the source picture of every face, which lists of other projects name
+FACE = re.compile(r"(\d{7,9})_\d{1,2}_-?\d{1,4}_-?\d{1,4}", re.ASCII)  # how AffectNet's are named, without the suffix
 OWN_FILES = (STAMP, ERRORS, SOURCES)
 
 
@@ -53,6 +55,7 @@ class Outcome(NamedTuple):
     group: str = ""
     written: bool = False
     reason: str = ""
+    replaced: str = ""  # an earlier run's picture of the row, with other labels, and the one in its place
 
 
 def pre_process_affect_net(
@@ -73,6 +76,8 @@ def pre_process_affect_net(
     The crop is rows `face_y : face_y + face_height`, columns `face_x : face_x + face_width`, clipped to the photograph,
     and is scaled to a square. `errors.csv` in the same folder lists each unusable row: its number, picture and reason.
     `sources.csv` has the row and the picture of every face written, by which lists of them find it.
+    Where a label of the current release was corrected since an earlier run, the face of the old label is replaced, and
+    how many were is printed.
     A JPEG that lost its end is an unusable row; damage inside a picture that still ends properly cannot be told.
 
     Args:
@@ -87,8 +92,8 @@ def pre_process_affect_net(
         num_workers: number of threads; None uses every core available.
 
     Raises:
-        ValueError: when an argument is out of range, the release lacks the set, or the destination holds pictures of
-            another size or from other annotations.
+        ValueError: when an argument is out of range, the release lacks the set, the table is another set's, or the
+            destination holds pictures of another size or from other annotations.
         DatasetError: when no row at all could be used; errors.csv is written then.
         FileNotFoundError: when neither release is there.
     """
@@ -108,7 +113,7 @@ def pre_process_affect_net(
     title = f"AffectNet {folder.name}, set_index {set_index}"
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     num_workers = num_workers or len(usable)
-    jobs = ((release, number, row, folder, image_size) for number, row in release)
+    jobs = _faces_to_write(release, folder, image_size)
     keep_freed_memory()
     num_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # every core has a picture of its own
@@ -120,14 +125,30 @@ def pre_process_affect_net(
         cv2.setNumThreads(num_threads)
 
 
+def _faces_to_write(release: FirstRelease | CurrentRelease, folder: Path, image_size: int) -> Iterator[tuple]:
+    """Yield what `_write_face` takes for every row: rows of the same folder follow each other, so each is listed once.
+
+    A folder is listed before any of its rows is handed out, so that the list has the pictures of earlier runs alone.
+    """
+    place, earlier = None, {}
+    for number, row in release:
+        if place != folder / str(number // IMAGES_PER_FOLDER):
+            place = folder / str(number // IMAGES_PER_FOLDER)
+            earlier = defaultdict(list)
+            for path in sorted(place.glob("[0-9]*_*.jpg")):
+                if match := FACE.fullmatch(path.stem):
+                    earlier[int(match[1])].append(path)
+        yield release, number, row, place, earlier.get(number, []), image_size
+
+
 def _write_face(
-    release: FirstRelease | CurrentRelease, number: int, row: Any, folder: Path, image_size: int
+    release: FirstRelease | CurrentRelease, number: int, row: Any, folder: Path, earlier: list[Path], image_size: int
 ) -> Outcome:
-    """Write one face, unless it is there."""
+    """Write one face, unless it is there, and remove those that an earlier run wrote of the row with other labels."""
     try:
         face = release.parse(row)
         name = f"{number:07d}_{face.expression}_{face.valence}_{face.arousal}.jpg"
-        path = folder / str(number // IMAGES_PER_FOLDER) / name
+        path = folder / name
         is_new = not _is_written(path)
         if is_new:
             try:
@@ -138,7 +159,11 @@ def _write_face(
             _write(path, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
     except BadRow as error:
         return Outcome(number, release.file_name(row), reason=str(error))
-    return Outcome(number, release.file_name(row), EXPRESSIONS[face.expression], is_new)
+    outdated = [old for old in earlier if old != path]
+    for old in outdated:
+        old.unlink(missing_ok=True)
+    replaced = f"{' and '.join(old.name for old in outdated)} by {name}" if outdated else ""
+    return Outcome(number, release.file_name(row), EXPRESSIONS[face.expression], is_new, replaced=replaced)
 
 
 def pre_process_fer_plus(
@@ -257,7 +282,7 @@ def _record(
     with_sources: bool = False,
 ) -> Preprocessed:
     """Go through the outcomes with a progress bar, write the tables at the end, and print and return the counts."""
-    counts, written, num_errors, first = dict.fromkeys(groups, 0), 0, 0, ""
+    counts, written, num_errors, first, replaced = dict.fromkeys(groups, 0), 0, 0, "", []
     with ExitStack() as stack:
         table = stack.enter_context(new_table(folder / ERRORS, "\n"))
         table.writerow(["row", "file", "reason"])
@@ -267,6 +292,7 @@ def _record(
             sources.writerow(["row", "file"])
         for outcome in tqdm(outcomes, folder.name, num_rows, unit=" rows", disable=not is_watched()):
             written += outcome.written
+            replaced += [outcome.replaced] if outcome.replaced else []
             if outcome.reason:
                 num_errors += 1
                 first = first or f"row {outcome.row}: {outcome.reason}"
@@ -283,6 +309,8 @@ def _record(
     print(f"{title} -> {folder}")
     see = f" (see {folder / ERRORS})" if num_errors else ""
     print(f"  {num_rows:,} rows: {written:,} written, {used - written:,} already there, {num_errors:,} unusable{see}")
+    if replaced:
+        print(f"  {len(replaced):,} faces had other labels before and were replaced (first: {replaced[0]})")
     if num_rows > used + num_errors:
         print(f"  {num_rows - used - num_errors:,} rows name no picture and are left out")
     print("  " + ", ".join(f"{group} {count:,}" for group, count in counts.items() if count))
