@@ -28,7 +28,9 @@ from utils.evaluation.comparison import Comparison, check_seeds, compare, write_
 from utils.evaluation.corruptions import SAMPLE, SIDE, describe_corruptions, sweep
 from utils.evaluation.evaluation import (
     ScoredCheckpoint,
+    check_fit,
     choose_folders,
+    describe_computation,
     evaluate_model,
     name_checkpoints,
     read_provenance,
@@ -152,14 +154,17 @@ def main(evaluation: Evaluation) -> None:
     answers = {path: read_answers(path, faces.dataset, evaluation.columns, evaluation.names) for path in tables}
     labels = {str(path): found.labels for path, found in (models | answers).items()}
     faces = choose_faces(faces, labels, list(answers.values()))
+    if evaluation.fit_temperature:
+        check_fit(models, faces.dataset)
     groupings = read_groups(evaluation.groups, faces.dataset, evaluation.columns) if evaluation.groups else []
     ending = f"_on_{evaluation.dataset}_{faces.split}" + (f"_{evaluation.subset.stem}" if evaluation.subset else "")
     *folders, common_folder = choose_folders(paths, names, evaluation.output, ending)
     for folder in [*folders, common_folder] if len(paths) > 1 else folders:
         prepare_folder(folder)
 
-    computed = f"{hardware.device.type}, {str(hardware.precision).removeprefix('torch.')}"
-    facts = {**faces.as_dict(), "computed": computed, "bootstrap_seed": evaluation.seed}
+    computed = describe_computation(hardware, evaluation.flip, evaluation.normalization)
+    given = {"flip": evaluation.flip, "normalization": evaluation.normalization}
+    facts = {**faces.as_dict(), "computed": computed, **given, "bootstrap_seed": evaluation.seed}
     load = partial(
         FaceLoader, batch_size=evaluation.batch_size, shuffle=False, hardware=hardware, cache_gib=evaluation.cache_gib
     )

@@ -24,6 +24,7 @@ from utils.evaluation.check import check
 from utils.evaluation.classes import columns_of, keep_columns, share_classes
 from utils.evaluation.corruptions import CORRUPTIONS, SIDE
 from utils.evaluation.groups import read_groups
+from utils.evaluation.subset import select_faces
 from utils.preparing.named import emotion_of
 from utils.udata import (
     EMOTIONS,
@@ -120,6 +121,9 @@ def test_networks_of_different_classes_are_compared_on_what_they_share(place, ta
         content["n"] == sum(FERPlus(place / "ferplus", "test").labels < 7)
         and "seven/best" in content["differences_from_the_first"]
     )
+    table = task.output / "comparison_on_ferplus_test" / "predictions.csv"
+    with pytest.raises(DatasetError, match=r"no column for the label; its columns are file, true_label, .* --columns"):
+        read_answers(table, FERPlus(place / "ferplus", "test"))
 
 
 def test_classes_by_their_names():
@@ -242,8 +246,11 @@ def test_tables_that_hold_no_answers(place, tmp_path):
     assert answers.labels == ("Happiness", "Sadness", "Fear") and answers.has_probabilities
     np.testing.assert_allclose(answers.by_file[faces.paths[0]], [0.3, 0.6, 0.1])
     assert len(keep_answered(faces, [answers])[0]) == 1
-    write_table(table, ["file", "happy", "sad"], [(name, "nan", 1), (name, -1, 2), (name, 0, 0), (name, "", "")])
+    write_table(table, ["file", "happy", "sad"], [(name, "nan", 1), (name, "?", 2), (name, 0, 0), (name, "", "")])
     with pytest.raises(DatasetError, match=r"an answer for none of the 31 faces .*4 rows without numbers"):
+        read_answers(table, faces)
+    write_table(table, ["file", "happy", "sad"], [(name, 2, -1.5)])
+    with pytest.raises(DatasetError, match=rf"{name}: -1\.5 looks like scores, not probabilities.* apply softmax"):
         read_answers(table, faces)
     write_table(table, ["a", "b"], [(name, "happy")])
     with pytest.raises(DatasetError, match="no column for the file; its columns are a, b"):
@@ -251,6 +258,104 @@ def test_tables_that_hold_no_answers(place, tmp_path):
     assert len(read_answers(table, faces, "a=file,b=label").by_file) == 1
     with pytest.raises(FileNotFoundError, match="no table at"):
         read_answers(tmp_path / "none.csv", faces)
+
+
+NAMED = [f"{word}/{word}{k}.png" for word in ("happy", "sad") for k in range(2)]
+
+
+@pytest.fixture
+def valid(tmp_path) -> FaceDataset:
+    """Faces of a split, whose names those of the other splits have too."""
+    paths = [tmp_path / "K" / "valid" / name for name in NAMED]
+    faces = FaceDataset("K valid", paths, np.array([0, 0, 1, 1]), 2, split="valid")
+    faces.class_names = ("Happiness", "Sadness")
+    return faces
+
+
+def test_rows_of_other_splits_answer_for_no_face(valid, tmp_path):
+    other = {"happy": "sad", "sad": "happy"}
+    rows = [
+        (f"{split}/{name}", word if split == "val" else other[word])
+        for split in ("test", "FER2013Train", "C:\\x\\train_set", "val", "training")
+        for name in NAMED
+        for word in [name.partition("/")[0]]
+    ]
+    answers = read_answers(write_table(tmp_path / "p.csv", ["file", "label"], rows), valid)
+    assert [answers.labels[answers.by_file[path].argmax()] for path in valid.paths] == ["Happiness"] * 2 + [
+        "Sadness"
+    ] * 2
+    assert answers.skipped == {"rows in a folder of another split": 16}
+    groupings = read_groups(write_table(tmp_path / "g.csv", ["file", "said"], rows), valid)
+    assert [groupings[0].groups[group] for group in groupings[0].of_face] == ["happy"] * 2 + ["sad"] * 2
+    names = tmp_path / "names.txt"
+    names.write_text("test/happy/happy0.png\n3 train/happy/happy1.png\nvalid/sad/sad1.png\nsad0.png\n")
+    chosen = select_faces(valid, names)
+    assert [path.name for path in chosen.faces.paths] == ["sad0.png", "sad1.png"] and len(chosen.unknown) == 2
+    with pytest.raises(DatasetError, match=r"none of the 4 faces .*1 rows in a folder of another split"):
+        read_answers(write_table(tmp_path / "p.csv", ["file", "label"], [("test/happy/happy0.png", "sad")]), valid)
+
+
+def test_the_row_that_names_a_face_best_answers_for_it(valid, tmp_path, capsys):
+    rows = [
+        ("happy0.png", "sad"), ("old/happy/happy0.png", "sad"), ("K/valid/happy/happy0.png", "happy"),
+        ("HAPPY1.png", "sad"), ("happy1.jpg", "sad"), ("happy1.png", "happy"),
+        ("a/sad0.png", "sad"), ("b/sad0.png", "sadness"), ("a/sad1.png", "sad"), ("b/sad1.png", "happy"),
+    ]  # fmt: skip
+    table = write_table(tmp_path / "p.csv", ["file", "label"], rows)
+    answers = read_answers(table, valid)
+    found = {path.name: answers.labels[row.argmax()] for path, row in answers.by_file.items()}
+    assert found == {"happy0.png": "Happiness", "happy1.png": "Happiness", "sad0.png": "Sadness"}
+    assert answers.skipped == {
+        "rows for a face that another row names more exactly": 4,
+        "rows more than one for a face": 1,
+        "rows that differ from another one for the same face": 2,
+    }
+    people = [("a/sad0.png", "f", ""), ("b/sad0.png", "f", "x"), ("a/sad1.png", "m", "x"), ("happy0.png", "m", "y")]
+    people += [("a/happy1.png", "m", "x"), ("b/happy1.png", "f", "x")]
+    groupings = read_groups(write_table(tmp_path / "g.csv", ["file", "gender", "kind"], people), valid)
+    assert [[grouping.groups[group] if group >= 0 else "" for group in grouping.of_face] for grouping in groupings] == [
+        ["m", "", "f", "m"], ["y", "x", "x", "x"],
+    ]  # fmt: skip
+    assert "1 faces have rows that differ in gender, which is left out for them" in capsys.readouterr().out
+
+
+def test_labels_of_classes_that_are_not_scored_are_mistakes(place, task, tmp_path, capsys):
+    faces = RAFDB(place / "rafdb", "test")
+    labels = faces.labels.tolist()
+    says = ["contempt" if k % 3 == 0 else EMOTIONS[label] for k, label in enumerate(labels)]
+    rows = [(path.name, word) for path, word in zip(faces.paths, says, strict=True)]
+    other = write_table(tmp_path / "other.csv", ["file", "label"], rows)
+    people = write_table(
+        tmp_path / "g.csv", ["file", "side"], [(name, "lr"[k % 2]) for k, (name, _) in enumerate(rows)]
+    )
+    both = replace(
+        task, checkpoints=(place / "seven" / "best.pt",), dataset="rafdb", base_path_to_dataset=place / "rafdb"
+    )
+    evaluate.main(replace(both, predictions=(other,), groups=people))
+    wrong, said = says.count("contempt"), capsys.readouterr().out
+    expected = f"{other}: answers of classes that are not scored count as mistakes, another class: {wrong} Contempt"
+    assert expected in said and "no answer for" not in said and "Scored on" not in said
+    folder = next(task.output.glob("*other_on_rafdb_test"))
+    metrics, found = json.loads((folder / "metrics.json").read_text()), rows_of(folder / "predictions.csv")
+    assert metrics["n"] == len(faces) and not metrics["faces_without_an_answer"]
+    right = 1 - wrong / len(faces)
+    assert metrics["ensemble (mean)"]["accuracy"] == pytest.approx(right)
+    assert [row["predicted"] == "another class" for row in found] == [word == "contempt" for word in says]
+    assert "No faces with the label another class" not in (folder / "report.html").read_text()
+    together = json.loads((task.output / "comparison_on_rafdb_test" / "metrics.json").read_text())
+    first, second = (content["ensemble (mean)"] for content in together["checkpoints"].values())
+    difference = next(iter(together["differences_from_the_first"].values()))
+    for which in ("accuracy", "mean_class_accuracy", "macro_f1"):
+        assert difference[which]["value"] == pytest.approx(second[which] - first[which])
+    drawn = FERPlus(place / "ferplus", "test")  # a class of the data that the network beside the table lacks
+    known = drawn.labels < 7
+    rows = [(path.name, "contempt") for path in drawn.paths]
+    everything = write_table(tmp_path / "contempt.csv", ["file", "label"], rows)
+    evaluate.main(replace(task, checkpoints=(place / "seven" / "best.pt",), predictions=(everything,)))
+    assert f"another class: {known.sum()} Contempt" in (said := capsys.readouterr().out)
+    assert "its answer Contempt left out" not in said
+    metrics = json.loads((next(task.output.glob("*contempt_on_ferplus_test")) / "metrics.json").read_text())
+    assert metrics["n"] == known.sum() and metrics["ensemble (mean)"]["accuracy"] == 0
 
 
 def test_numbers_by_group(place, task, tmp_path, capsys):

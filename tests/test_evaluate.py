@@ -4,7 +4,9 @@ import base64
 import csv
 import io
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,10 +18,11 @@ import torch
 from PIL import Image
 
 import evaluate
-from models import CheckpointError
+from models import CheckpointError, load_model
 from models.esr import ESR
+from models.export import export_esr_folder, export_hub
 from models.manet import MANet
-from models.weights import describe_model
+from models.weights import SETTINGS_FILE, describe_model
 from utils.evaluation.branches import measure_disagreement, watch_features
 from utils.evaluation.comparison import check_seeds
 from utils.evaluation.evaluation import (
@@ -35,6 +38,7 @@ from utils.evaluation.page import list_warnings
 from utils.evaluation.subset import ScoredFaces, select_faces
 from utils.ucheckpoint import Run
 from utils.udata import RAFDB, AffectNet, DatasetError, FaceDataset, FERPlus
+from utils.udemo import draw_face
 from utils.udemosets import write_affectnet, write_fer_plus, write_rafdb
 from utils.uhardware import choose_hardware
 from utils.upipeline import FaceLoader
@@ -135,8 +139,8 @@ def test_numbers_are_those_of_the_predictions(evaluated):
 def test_differences_are_those_of_the_predictions(evaluated):
     folder = evaluated / "comparison_on_ferplus_test"
     content, rows = json.loads((folder / "metrics.json").read_text()), read_rows(folder / "predictions.csv")
-    assert list(rows[0]) == ["file", "label", "three <b>&/best", "one/best"]
-    right = [share(rows, lambda row, name=name: row["label"] == row[name]) for name in list(rows[0])[2:]]
+    assert list(rows[0]) == ["file", "true_label", "three <b>&/best", "one/best"]
+    right = [share(rows, lambda row, name=name: row["true_label"] == row[name]) for name in list(rows[0])[2:]]
     difference = content["differences_from_the_first"]["one/best"]["accuracy"]
     assert difference["value"] == pytest.approx(right[1] - right[0])
     assert difference["interval"][0] <= difference["value"] <= difference["interval"][1]
@@ -232,7 +236,7 @@ def test_seeds_are_reported_as_mean_and_deviation(task, tmp_path, capsys):
     evaluate.main(replace(task, checkpoints=tuple(paths), seeds=True))
     folder = tmp_path / "comparison_on_ferplus_test"
     content, rows = json.loads((folder / "metrics.json").read_text()), read_rows(folder / "predictions.csv")
-    accuracies = [share(rows, lambda row, s=s: row["label"] == row[f"seed{s}/best"]) for s in (4, 5, 6)]
+    accuracies = [share(rows, lambda row, s=s: row["true_label"] == row[f"seed{s}/best"]) for s in (4, 5, 6)]
     assert len(set(accuracies)) > 1
     assert content["seeds"]["accuracy"]["values"] == pytest.approx(accuracies)
     assert content["seeds"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
@@ -350,6 +354,58 @@ def test_names_and_folders_of_checkpoints(tmp_path):
     assert choose_folders([tmp_path / "esr.v2"], ["esr.v2"], None, "_on_d")[0].name == "esr.v2_on_d"
 
 
+def test_a_folder_may_be_named_by_a_dot(tmp_path, monkeypatch):
+    (tmp_path / "hub" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "hub")
+    for path, name in ((Path(), "hub"), (Path(".."), tmp_path.name)):
+        assert name_checkpoints([path])[0].endswith(f"/{name}")
+        folder, together = choose_folders([path], name_checkpoints([path]), None, "_on_d")
+        assert folder.name == f"{name}_on_d" and folder.parent == together.parent == path.resolve().parent
+    with pytest.raises(ValueError, match="is named twice"):
+        name_checkpoints([Path(), tmp_path / "hub"])
+
+
+def test_what_is_not_as_usual_is_recorded(place, task, evaluated, tmp_path):
+    export_esr_folder(ESR(1, attention=False), tmp_path / "esr")
+    (tmp_path / "esr" / SETTINGS_FILE).unlink()
+    published = replace(task, checkpoints=(tmp_path / "esr",), normalization="imagenet", flip=True)
+    evaluate.main(replace(published, output=tmp_path / "out"))
+    folder, usual = next((tmp_path / "out").iterdir()), evaluated / "one" / "best_on_ferplus_test"
+    metrics, page = json.loads((folder / "metrics.json").read_text()), (folder / "report.html").read_text()
+    assert metrics["flip"] is True and metrics["normalization"] == "imagenet"
+    words = ", each face averaged with its mirror image, normalisation imagenet of published weights"
+    assert metrics["computed"].endswith(words) and f"<dd>{metrics['computed']}; bootstrap" in page
+    metrics, page = json.loads((usual / "metrics.json").read_text()), (usual / "report.html").read_text()
+    assert metrics["flip"] is False and metrics["normalization"] is None and "mirror image" not in page
+
+
+def test_a_temperature_that_cannot_be_stored_is_refused_before_anything_is_done(place, task, tmp_path):
+    best = place / "one" / "best.pt"
+    export_hub(best, tmp_path / "hub")
+    for name in ("own", "published"):
+        export_esr_folder(load_model(best), tmp_path / name)
+    (tmp_path / "published" / SETTINGS_FILE).unlink()
+    other = ESR(1, image_size=60, attention=False, num_classes=7)
+    paths = [tmp_path / name for name in ("hub", "own", "published")] + [save(other, tmp_path / "seven" / "best.pt")]
+    copy = save(load_model(best), tmp_path / "copy.pt")
+    before = copy.read_bytes()
+    messages = (
+        "exported for model hubs, .* name the checkpoint it was exported from", "exported for other tools, .* name the",
+        "not written by this project's training", "has other classes than",
+    )  # fmt: skip
+    for path, message in zip(paths, messages, strict=True):
+        out = tmp_path / "out"
+        names = name_checkpoints([copy, path])
+        earlier = out / f"{names[0].replace('/', '_')}_on_ferplus_test" / "report.html"
+        earlier.parent.mkdir(parents=True, exist_ok=True)
+        earlier.write_text("earlier")
+        with pytest.raises(CheckpointError, match=message):
+            evaluate.main(replace(task, checkpoints=(copy, path), output=out, fit_temperature=True))
+        assert earlier.read_text() == "earlier" and copy.read_bytes() == before
+    evaluate.main(replace(task, checkpoints=(copy,), output=tmp_path / "out", fit_temperature=True))
+    assert load_model(copy).temperature != 1
+
+
 def test_what_a_checkpoint_says_of_its_origin(tmp_path):
     path = save(ESR(1, image_size=60, attention=False), tmp_path / "best.pt", seed=3)
     assert read_provenance(path).seed == 3 and read_provenance(path).selected_on is None
@@ -408,3 +464,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def share(rows: list[dict[str, str]], holds) -> float:
     return sum(map(holds, rows)) / len(rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+def test_pictures_whose_names_are_not_utf8_are_in_the_report(task, tmp_path):
+    """Two rendered faces under names of another age, one byte of which no page can hold."""
+    for number, emotion in enumerate(("happy", "sad")):
+        folder = tmp_path / "faces$x_$y" / emotion
+        folder.mkdir(parents=True)
+        Image.fromarray(draw_face(number, 48, number)).save(folder / os.fsdecode(b"caf\xe9.png"))
+    named = replace(task, dataset="folder", base_path_to_dataset=tmp_path / "faces$x_$y", output=tmp_path / "out")
+    evaluate.main(named)
+    page = next((tmp_path / "out").rglob("report.html")).read_text("utf-8")
+    assert "caf" in page and "\\udce9" in page

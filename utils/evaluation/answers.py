@@ -2,23 +2,24 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from utils.evaluation.classes import columns_of, keep_columns, share_classes
-from utils.evaluation.evaluation import ENSEMBLE, Provenance, ScoredCheckpoint, find_mistakes
+from utils.evaluation.classes import canonical, columns_of, keep_columns, share_classes
+from utils.evaluation.evaluation import ENSEMBLE, NO_CLASS, Provenance, ScoredCheckpoint, find_mistakes
 from utils.evaluation.subset import ScoredFaces, find_rows
 from utils.preparing.named import FILE, LABEL, emotion_of, find_column, read_header, read_names, read_pairs, table_rows
 from utils.preparing.table import DatasetError, printable
-from utils.udata import FaceDataset
+from utils.udata import EMOTIONS, FaceDataset
 from utils.umetrics import compute_metrics
 from utils.utrain import Predictions
 
 PREDICTED = ("predicted", "prediction", "predictions", "predicted_label", "dominant_emotion")  # before `LABEL`
+T = TypeVar("T", bound=Hashable)
 PREFIXES = ("probability_", "probability ", "prob_", "p_", "score_")
 
 
@@ -27,7 +28,7 @@ class Answers(NamedTuple):
 
     Attributes:
         path: their table.
-        labels: the classes.
+        labels: the classes; of labels alone those of the data, then the other emotions that the table names.
         by_file: of every face that has an answer, a row (K,): probabilities, or 1 for the class named.
         has_probabilities: whether the table has them.
         skipped: how many rows gave no answer, by reason.
@@ -44,8 +45,8 @@ def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str =
     """Read the answers for faces of a data set; their names are found as in `utils.evaluation.subset.select_faces`.
 
     A column for each of two or more emotions (with or without "probability_" before the name) holds probabilities, of
-    any scale; otherwise a column `predicted` or `label` holds the name of the class. Of several rows for a face the
-    first counts.
+    any scale; otherwise a column `predicted` or `label` holds the name of the class. Of several rows for a face the one
+    counts whose name agrees best with its path; where such rows differ, the face has no answer.
 
     Args:
         path: the table.
@@ -54,56 +55,88 @@ def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str =
         names: "theirs=ours" of names of classes.
 
     Raises:
-        FileNotFoundError, DatasetError: when there is no such table, or it has no answer for any face.
+        FileNotFoundError, DatasetError: when there is no such table, it has no answer for any face, or its numbers are
+            no probabilities.
     """
     header, mapped, words = read_header(path), read_pairs(columns, "--columns"), read_names(names)
     file = find_column(header, "file", FILE, mapped, path)
-    classes: dict[str, str] = {}  # emotion: column
-    for name in header:
-        bare = mapped.get(name, name)
-        prefix = next((prefix for prefix in PREFIXES if bare.startswith(prefix)), "")
-        emotion = emotion_of(bare.removeprefix(prefix), words)
-        if emotion and name != file:
-            classes.setdefault(emotion, name)
+    classes = _find_classes([name for name in header if name != file], mapped, words)
+    has_probabilities = len(classes) > 1
+    label = None if has_probabilities else find_column(header, "label", PREDICTED + LABEL, mapped, path)
+    wanted = [label] if label else list(classes.values())
     skipped: Counter[str] = Counter()
-    found: dict[Path, np.ndarray] = {}
-    if len(classes) > 1:
-        labels, wanted = tuple(classes), list(classes.values())
-    else:
-        labels = tuple(faces.class_names)
-        wanted = [find_column(header, "label", PREDICTED + LABEL, mapped, path)]
-    for face, row in find_rows(faces, path, file, table_rows(path, [file, *wanted]), skipped):
-        if len(classes) > 1:
-            answer = _probabilities([row[name] for name in wanted])
-            why = "without numbers"
-        else:
-            emotion, cell = emotion_of(row[wanted[0]], words), row[wanted[0]]
-            answer = np.array([float(emotion == emotion_of(label)) for label in labels])
-            answer = answer if answer.any() else None
-            why = f"that say {printable(cell)!r}, no class of the data" if cell else "without a label"
-        if answer is None:
-            skipped[f"rows {why}"] += 1
-        elif faces.paths[face] in found:
-            skipped["rows more than one for a face"] += 1
-        else:
-            found[faces.paths[face]] = answer
-    if not found:
+
+    def read(row: dict[str, str]) -> tuple[Hashable, str]:  # the answer, and why there is none
+        cells = [row[name] for name in wanted]
+        if has_probabilities:
+            return _probabilities(cells, f"{path}, row of {printable(row[file])}"), "without numbers"
+        why = f"that say {printable(cells[0])!r}, no emotion" if cells[0] else "without a label"
+        return emotion_of(cells[0], words), why
+
+    rows = find_rows(faces, path, file, table_rows(path, [file, *wanted]), skipped)
+    said = {faces.paths[face]: _only_answer(map(read, of_face), skipped) for face, of_face in rows.items()}
+    said = {name: answer for name, answer in said.items() if answer is not None}
+    if not said:
         others = "; ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         raise DatasetError(
             f"{path} has an answer for none of the {len(faces):,} faces of {faces.name}, whose files are named like "
             f"{faces.paths[0].name} ({others or 'no rows'})"
         )
-    return Answers(path, labels, found, len(classes) > 1, skipped)
+    if has_probabilities:
+        labels, found = tuple(classes), {name: np.array(answer) for name, answer in said.items()}
+    else:
+        own = [canonical(label) for label in faces.class_names]
+        others = [emotion for emotion in EMOTIONS if emotion in set(said.values()) - set(own)]
+        labels = (*faces.class_names, *others)
+        found = {name: np.array([float(answer == known) for known in own + others]) for name, answer in said.items()}
+    return Answers(path, labels, found, has_probabilities, skipped)
 
 
-def _probabilities(cells: Sequence[str]) -> np.ndarray | None:
-    """Return numbers scaled to sum to 1; None where they are none."""
+def _find_classes(header: Sequence[str], mapped: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns named after emotions, by emotion; `mapped` and `words` are other names of them."""
+    classes: dict[str, str] = {}
+    for name in header:
+        bare = mapped.get(name, name)
+        prefix = next((prefix for prefix in PREFIXES if bare.startswith(prefix)), "")
+        emotion = emotion_of(bare.removeprefix(prefix), words)
+        if emotion:
+            classes.setdefault(emotion, name)
+    return classes
+
+
+def _only_answer(answers: Iterable[tuple[T | None, str]], skipped: Counter[str]) -> T | None:
+    """Return what the rows of a face say, None where they say nothing or differ; counts those left out."""
+    known = []
+    for answer, why in answers:
+        if answer is None:
+            skipped[f"rows {why}"] += 1
+        else:
+            known.append(answer)
+    if len(set(known)) > 1:
+        skipped["rows that differ from another one for the same face"] += len(known)
+        return None
+    if len(known) > 1:
+        skipped["rows more than one for a face"] += len(known) - 1
+    return known[0] if known else None
+
+
+def _probabilities(cells: Sequence[str], where: str) -> tuple[float, ...] | None:
+    """Return numbers scaled to sum to 1; None where they are none.
+
+    Raises:
+        DatasetError: when one is below 0; `where` is for the message.
+    """
     try:
-        values = np.array([float(cell) for cell in cells])
+        values = [float(cell) for cell in cells]
     except ValueError:
         return None
-    total = values.sum()
-    return values / total if math.isfinite(total) and total > 0 and values.min() >= 0 else None
+    if any(value < 0 for value in values):
+        raise DatasetError(
+            f"{where}: {min(values):g} looks like scores, not probabilities, which are 0 or more; apply softmax to "
+            "every row (exp, then divided by their sum), and write the table again"
+        )
+    total = sum(values)
+    return tuple(value / total for value in values) if math.isfinite(total) and total > 0 else None
 
 
 def keep_answered(faces: FaceDataset, tables: Sequence[Answers]) -> tuple[FaceDataset, dict[str, int]]:
@@ -129,7 +162,7 @@ def choose_faces(faces: ScoredFaces, networks: Mapping[str, Sequence[str]], tabl
     Args:
         faces: of the data set.
         networks: the classes of every network and table, by its name.
-        tables: the answers of other tools.
+        tables: the answers of other tools. Labels alone restrict nothing: those of other classes are mistakes.
     """
     for table in tables:
         if table.skipped:
@@ -137,17 +170,34 @@ def choose_faces(faces: ScoredFaces, networks: Mapping[str, Sequence[str]], tabl
     dataset, unanswered = keep_answered(faces.dataset, tables)
     for path, number in unanswered.items():
         print(f"{path}: no answer for {number:,} of {len(faces.dataset):,} faces, which are left out for all")
-    dataset, classes = share_classes(dataset, networks)
+    of_labels = [table for table in tables if not table.has_probabilities]
+    names = {str(table.path) for table in of_labels}
+    dataset, classes = share_classes(dataset, {name: own for name, own in networks.items() if name not in names})
     for line in classes.described if classes else ():
         print(line)
+    for table in of_labels:
+        said = Counter(canonical(table.labels[table.by_file[path].argmax()]) for path in dataset.paths)
+        for name in dataset.class_names:
+            said.pop(canonical(name), None)
+        if said:
+            listing = ", ".join(f"{number:,} {label}" for label, number in sorted(said.items()))
+            print(f"{table.path}: answers of classes that are not scored count as mistakes, {NO_CLASS}: {listing}")
     return faces._replace(dataset=dataset, classes=classes, unanswered=unanswered)
 
 
 def score_answers(answers: Answers, name: str, faces: FaceDataset, seed: int) -> ScoredCheckpoint:
-    """Score a table of answers on faces that all have one, with the classes of the data set."""
+    """Score a table of answers on faces that all have one, with the classes of the data set.
+
+    Labels of other classes are in a column of their own, `NO_CLASS`, where there are any.
+    """
     rows = torch.from_numpy(np.stack([answers.by_file[path] for path in faces.paths])).float()
-    probabilities = keep_columns(rows, columns_of(answers.labels, faces.class_names))
-    targets, labels = torch.from_numpy(faces.labels), tuple(faces.class_names)
+    columns, labels = columns_of(answers.labels, faces.class_names), tuple(faces.class_names)
+    others = 1 - rows[:, columns].sum(dim=1, keepdim=True)
+    if answers.has_probabilities or not others.any():
+        probabilities = keep_columns(rows, columns)
+    else:
+        probabilities, labels = torch.cat((rows[:, columns], others), dim=1), (*labels, NO_CLASS)
+    targets = torch.from_numpy(faces.labels)
     predictions = Predictions(probabilities.clamp_min(1e-12).log()[None], targets, torch.arange(len(faces)))
     kind = "probabilities" if answers.has_probabilities else "labels without probabilities"
     return ScoredCheckpoint(

@@ -10,7 +10,7 @@ from torch import Tensor
 from diversified_fer.writing import new_table
 from models.classifier import ExpressionClassifier
 from models.weights import CheckpointError
-from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, describe_network
+from utils.evaluation.evaluation import Provenance, ScoredCheckpoint, align_classes, describe_network
 from utils.evaluation.groups import Grouping, compare_groups
 from utils.evaluation.subset import ScoredFaces
 from utils.umetrics import Difference, compute_differences
@@ -109,12 +109,10 @@ def compare(
         differing = {name: found for name, found in variables.items() if found.count(found[0]) < len(found)}
         return Comparison(None, summaries, differing)
     first = results[0]
-    differences = {
-        result.name: compute_differences(
-            first.probabilities, result.probabilities, first.predictions.targets, first.labels, seed
-        )
-        for result in results[1:]
-    }
+    differences = {}
+    for result in results[1:]:
+        before, after, labels = align_classes(first, result)
+        differences[result.name] = compute_differences(before, after, first.predictions.targets, labels, seed)
     by_group = {result.name: compare_groups(first, result, groupings, seed) for result in results[1:] if groupings}
     return Comparison(differences, None, {}, by_group)
 
@@ -126,12 +124,20 @@ def write_predictions(result: ScoredCheckpoint, faces: ScoredFaces, path: Path) 
         columns[f"probability_{label}"] = [f"{value:.6f}" for value in values]
     for b, logits in enumerate(result.predictions.branch_logits, start=1):
         columns[f"branch_{b}"] = _names(result, logits)
-    _write_faces(result, faces, path, columns)
+    _write_faces(result, faces, path, {"label": _labels(result), **columns})
 
 
 def write_choices(results: Sequence[ScoredCheckpoint], faces: ScoredFaces, path: Path) -> None:
-    """Write one row per face: file, label, and the prediction of every checkpoint."""
-    _write_faces(results[0], faces, path, {result.name: _names(result, result.probabilities) for result in results})
+    """Write one row per face: file, label, and the prediction of every checkpoint.
+
+    The label is called `true_label`, so that nobody takes it for the answers of a tool (`--predictions`).
+    """
+    choices = {result.name: _names(result, result.probabilities) for result in results}
+    _write_faces(results[0], faces, path, {"true_label": _labels(results[0]), **choices})
+
+
+def _labels(result: ScoredCheckpoint) -> list[str]:
+    return [result.labels[target] for target in result.predictions.targets.tolist()]
 
 
 def _names(result: ScoredCheckpoint, scores: Tensor) -> list[str]:
@@ -139,8 +145,7 @@ def _names(result: ScoredCheckpoint, scores: Tensor) -> list[str]:
 
 
 def _write_faces(result: ScoredCheckpoint, faces: ScoredFaces, path: Path, columns: dict[str, list[str]]) -> None:
-    _, targets, indices = result.predictions
     with new_table(path) as writer:
-        writer.writerow(["file", "label", *columns])
-        for index, target, *row in zip(indices.tolist(), targets.tolist(), *columns.values(), strict=True):
-            writer.writerow([faces.file_name(faces.dataset.paths[index]), result.labels[target], *row])
+        writer.writerow(["file", *columns])
+        for index, *row in zip(result.predictions.indices.tolist(), *columns.values(), strict=True):
+            writer.writerow([faces.file_name(faces.dataset.paths[index]), *row])

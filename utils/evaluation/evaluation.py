@@ -1,19 +1,21 @@
 """Everything that is measured of one checkpoint, where it comes from, and what its results are called."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from diversified_fer.media.output import common_folder
 from models.classifier import ExpressionClassifier
 from models.esr import ESR
+from models.hub import is_hub_folder
 from models.inference import optimize_for_inference
-from models.weights import FORMAT, CheckpointError, read_tensors
+from models.weights import FORMAT, SETTINGS_FILE, CheckpointError, read_tensors
 from utils.evaluation.branches import Disagreement, Similarity, measure_disagreement, watch_features
 from utils.evaluation.classes import columns_of, keep_columns
 from utils.uaffect import AffectMetrics, compute_affect_metrics
@@ -25,6 +27,7 @@ from utils.ureport import score
 from utils.utrain import Predictions, predict_dataset
 
 ENSEMBLE = "ensemble (mean)"
+NO_CLASS = "another class"  # what labels of another tool are called that name no class which is scored
 MISTAKES = 12
 
 
@@ -97,6 +100,7 @@ class ScoredCheckpoint:
         description: architecture, branches and size in a few words.
         predicts_affect: whether the network also has heads for valence and arousal.
         affect: valence and arousal of the faces that have them; None for a network or data without.
+        labels: the classes; last `NO_CLASS` for a table that names others.
         probabilities: of the ensemble by mean, (N, K).
         metrics: of the ensemble by mean and by vote, and of every branch.
         branches: what the branches are called in pictures.
@@ -156,6 +160,11 @@ class ScoredCheckpoint:
         return found
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the faces."""
+        return tuple(label for label in self.labels if label != NO_CLASS)
+
+    @property
     def ensemble(self) -> Metrics:
         """The metrics of the network's own mixture of its branches."""
         return self.metrics[ENSEMBLE]
@@ -183,7 +192,7 @@ def evaluate_model(
         hardware: see `utils.uhardware.choose_hardware`.
         seed: seed of the bootstrap.
         flip: average each face with its mirror image: the ensemble's probabilities, the scores of branches.
-        fit: fit the network's temperature on these faces, not mirrored.
+        fit: fit the network's temperature on these faces, not mirrored; see `check_fit`.
     """
     faces = loader.dataset
     fast = optimize_for_inference(model, hardware.precision)
@@ -192,8 +201,6 @@ def evaluate_model(
         predictions = predict_dataset(fast, loader, hardware)
     combined = model.combine(predictions.branch_logits)
     if fit:
-        if model.labels != tuple(faces.class_names):
-            raise ValueError(f"{path} has other classes than {faces.name}: a temperature is fitted on all of them")
         model.temperature = fit_temperature(combined, predictions.targets)
     if flip:
         mirrored = predict_dataset(fast, loader, hardware, flip=True).branch_logits
@@ -224,6 +231,43 @@ def evaluate_model(
         temperature=model.temperature,
         calibrated=compute_metrics(calibrated, predictions.targets, labels, seed),
     )
+
+
+def check_fit(models: Mapping[Path, ExpressionClassifier], faces: FaceDataset) -> None:
+    """Refuse networks, by checkpoint, whose temperature cannot be fitted on these faces and put into the checkpoint.
+
+    Raises:
+        CheckpointError: for what is no checkpoint as this project's training writes it, or has other classes.
+    """
+    for path, model in models.items():
+        why = None
+        if is_hub_folder(path) or (path / SETTINGS_FILE).is_file():
+            kind = "model hubs" if is_hub_folder(path) else "other tools"
+            why = (
+                f"is a folder exported for {kind}, in which a temperature is not changed: name the checkpoint it was "
+                "exported from, and export it again"
+            )
+        elif path.is_dir() or read_tensors(path).get("format") != FORMAT:
+            why = "was not written by this project's training, so it has no place for a temperature"
+        elif model.labels != tuple(faces.class_names):
+            why = f"has other classes than {faces.name}: a temperature is fitted on all of them"
+        if why:
+            raise CheckpointError(f"{path} {why}; or leave --fit-temperature out")
+
+
+def describe_computation(hardware: Hardware, flip: bool, normalization: str | None) -> str:
+    """Say in a few words how the numbers are computed: device, precision, and what is not as usual."""
+    words = [hardware.device.type, str(hardware.precision).removeprefix("torch.")]
+    words += ["each face averaged with its mirror image"] if flip else []
+    words += [f"normalisation {normalization} of published weights"] if normalization else []
+    return ", ".join(words)
+
+
+def align_classes(first: ScoredCheckpoint, second: ScoredCheckpoint) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Return the probabilities (N, K) of both, and their classes; `NO_CLASS`, the last one, may be absent from one."""
+    labels = max(first.labels, second.labels, key=len)
+    padded = (functional.pad(own.probabilities, (0, len(labels) - len(own.labels))) for own in (first, second))
+    return *padded, labels
 
 
 def measure_affect(model: ESR, predictions: Predictions, faces: FaceDataset, seed: int) -> AffectMetrics | None:
@@ -273,7 +317,7 @@ def name_checkpoints(paths: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: when a checkpoint is named twice.
     """
-    resolved = [path.absolute() for path in paths]
+    resolved = [_named(path).absolute() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
             raise ValueError(f"{path} is named twice; name every checkpoint once")
@@ -302,14 +346,19 @@ def choose_folders(paths: Sequence[Path], names: Sequence[str], output: Path | N
     if output:
         folders = [output / f"{name.replace('/', '_')}{ending}" for name in names]
     else:
-        folders = [path.with_name((path.name if path.is_dir() else path.stem) + ending) for path in paths]
+        folders = [path.with_name((path.name if path.is_dir() else path.stem) + ending) for path in map(_named, paths)]
     if len(set(folders)) < len(folders):
         raise ValueError(
             "two checkpoints of the same name are in one folder; choose a folder for the results by --output"
         )
-    parents = [path.absolute().parent for path in paths]
+    parents = [_named(path).absolute().parent for path in paths]
     common = output or common_folder(parents) or parents[0]  # on several drives no folder holds all
     return [*folders, common / f"comparison{ending}"]
+
+
+def _named(path: Path) -> Path:
+    """Return a path that ends in a name, which "." and ".." do not."""
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def find_mistakes(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from utils.evaluation.evaluation import ScoredCheckpoint
+from utils.evaluation.evaluation import ScoredCheckpoint, align_classes
 from utils.evaluation.subset import find_rows
 from utils.preparing.named import FILE, LABEL, SPLIT, find_column, read_header, read_pairs, table_rows
 from utils.preparing.table import DatasetError, printable
@@ -72,7 +72,7 @@ def read_groups(path: Path, faces: FaceDataset, columns: str = "") -> list[Group
     """Read the groups of a table: a column with the file of each face, every other column one way to group them.
 
     Columns of labels and splits are left out, and those with one value, or more than `MOST_GROUPS`; what was left out
-    is printed.
+    is printed. Where rows of a face differ in a column, that does not say its group.
 
     Raises:
         FileNotFoundError, DatasetError: when there is no such table, or no column of groups in it.
@@ -84,9 +84,13 @@ def read_groups(path: Path, faces: FaceDataset, columns: str = "") -> list[Group
         raise DatasetError(f"{path} has no column of groups; its columns are {', '.join(header)}")
     skipped: Counter[str] = Counter()
     values = {name: [""] * len(faces) for name in others}
-    for face, row in find_rows(faces, path, file, table_rows(path, [file, *others]), skipped):
+    for face, rows in find_rows(faces, path, file, table_rows(path, [file, *others]), skipped).items():
         for name in others:
-            values[name][face] = values[name][face] or row[name]
+            found = list(dict.fromkeys(row[name] for row in rows if row[name]))
+            if len(found) > 1:
+                skipped[f"faces have rows that differ in {printable(name)}, which is left out for them"] += 1
+            elif found:
+                values[name][face] = found[0]
     groupings, said = [], [f"{count:,} {reason}" for reason, count in skipped.items()]
     for column, of_faces in values.items():
         sizes = Counter(filter(None, of_faces))
@@ -138,7 +142,7 @@ def score_groups(result: ScoredCheckpoint, groupings: Sequence[Grouping], seed: 
                 }
             first = first or (values, drawn)
             intervals = {which: percentile_interval(drawn[which]) for which in COMPARED}
-            absent = tuple(label for k, label in enumerate(result.labels) if not (targets == k).any())
+            absent = tuple(label for k, label in enumerate(result.classes) if not (targets == k).any())
             found.append(Group(grouping.column, name, int(faces.sum()), values, intervals, difference, absent))
     return found
 
@@ -160,13 +164,13 @@ def compare_groups(
 ) -> dict[tuple[str, str], dict[str, Difference]]:
     """Return how much higher the second network scores on the faces of each group, with paired intervals."""
     found = {}
+    before, after, labels = align_classes(first, second)
     for grouping in groupings:
         of_face = torch.from_numpy(grouping.of_face)[first.predictions.indices]
         for number, name in enumerate(grouping.groups):
             faces = of_face == number
             if faces.any():
                 found[grouping.column, name] = compute_differences(
-                    first.probabilities[faces], second.probabilities[faces], first.predictions.targets[faces],
-                    first.labels, seed,
-                )  # fmt: skip
+                    before[faces], after[faces], first.predictions.targets[faces], labels, seed
+                )
     return found

@@ -1,6 +1,7 @@
 """The report page: plots, numbers and what is behind them, in one HTML file that needs nothing else."""
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,7 +233,7 @@ def write_report(
         title=f"{first.name if len(results) == 1 else f'{len(results)} checkpoints'} on {faces.dataset.name}",
         faces=faces,
         n=len(faces.dataset),
-        support=dict(zip(first.labels, support, strict=True)),
+        support=Counter(dict(zip(first.classes, support, strict=False))),  # 0 for what is no class of the faces
         constant=(first.labels[most], support[most] / sum(support)),
         results=checkpoints,
         comparison=comparison,
@@ -248,7 +249,7 @@ def write_report(
         list_corruptions=list_corruptions,
         has_groups=any(result.groups for result, _ in results),
     )
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8", errors="backslashreplace"))
 
 
 def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
@@ -258,7 +259,7 @@ def list_warnings(result: ScoredCheckpoint, faces: ScoredFaces) -> list[str]:
     unrecorded = provenance.selected_on is None and provenance.variables and not provenance.is_last
     support = {label: sum(row) for label, row in zip(result.labels, result.ensemble.confusion, strict=True)}
     few = ", ".join(label for label, n in support.items() if 0 < n < FEW_FACES)
-    absent = ", ".join(label for label, n in support.items() if not n)
+    absent = ", ".join(label for label in result.classes if not support[label])
     warnings = {
         "These are faces of the training split: the numbers do not tell how the network does on others.": on_training,
         "The epoch was selected on these very faces: on others it would probably do worse.": on_these,

@@ -2,14 +2,15 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diversified_fer.media.picture import PHOTO_SUFFIXES
+from utils.preparing.named import SPLITS
 from utils.preparing.preprocess import SOURCES
 from utils.preparing.table import BadRow, Table, cells_or_none, printable, separator_of, text_lines
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
@@ -22,6 +23,11 @@ NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 UP_TO_PICTURE = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, sorted(PHOTO_SUFFIXES, key=len, reverse=True)))}))(?=[\s,;\"]|$)", re.IGNORECASE
 )
+SPLIT_WORDS = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT_FOLDER = re.compile(  # valid, FER2013Valid, val_set, Training_Labeled; "3 valid" is a number before a path
+    rf"(?:.*\s)?(?:fer2013)?({'|'.join(SPLIT_WORDS)})(?:_set|_labeled)?", re.IGNORECASE
+)
+OUTDONE = "rows for a face that another row names more exactly"
 HEADER = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "picture", "path", "pth"}
 
 
@@ -41,10 +47,41 @@ class Subset(NamedTuple):
     unknown: list[str]
 
 
+class _Agreement(NamedTuple):
+    """How well a name agrees with that of a face; the greater is better.
+
+    Attributes:
+        in_case: the name is the same in capital and small letters too.
+        folders: number of folders before the name that are the same, from the last one on; -1 where it is not the name
+            that agrees, but what identifies the picture in it.
+        in_full: the name has the same ending, such as .png.
+    """
+
+    in_case: bool
+    folders: int
+    in_full: bool
+
+
+class _Match(NamedTuple):
+    """What a line names.
+
+    Attributes:
+        name: the name on it.
+        face: index of the face that has the name; None without any.
+        agreement: how well the name fits that face; None without any.
+        elsewhere: whether the name is that of a face, but in the folder of another split.
+    """
+
+    name: str
+    face: int | None = None
+    agreement: _Agreement | None = None
+    elsewhere: bool = False
+
+
 def find_rows(
     faces: FaceDataset, table: Path, column: str, rows: Iterable[tuple[int, dict[str, str]]], skipped: Counter[str]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the face of every row of a table and the row; counts rows that name none.
+) -> dict[int, list[dict[str, str]]]:
+    """Return, by face, the rows of a table whose names agree best with its path, in their order; counts the others.
 
     Args:
         faces: whose names are looked for, as in `select_faces`.
@@ -57,12 +94,22 @@ def find_rows(
         DatasetError: when a name fits several faces.
     """
     finder = _Finder(faces, read_sources(faces))
+    best: dict[int, tuple[_Agreement, list[dict[str, str]]]] = {}
     for number, row in rows:
-        _, face = finder.find(row[column], f"{table}, line {number}")
-        if face is None:
-            skipped["rows for no face that is scored"] += 1
-        else:
-            yield face, row
+        match = finder.find(row[column], f"{table}, line {number}")
+        if match.face is None or match.agreement is None:
+            skipped["rows in a folder of another split" if match.elsewhere else "rows for no face that is scored"] += 1
+            continue
+        agreement, kept = best.get(match.face, (match.agreement, []))
+        if match.agreement < agreement:
+            skipped[OUTDONE] += 1
+            continue
+        if match.agreement > agreement:
+            skipped[OUTDONE] += len(kept)
+            kept = []
+        kept.append(row)
+        best[match.face] = (match.agreement, kept)
+    return {face: kept for face, (_, kept) in best.items()}
 
 
 class ScoredFaces(NamedTuple):
@@ -110,9 +157,10 @@ def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
 
     One name a line; other columns, empty lines, lines that begin with # and a header are left out. A line is a name as
     a whole, or the cell that looks like a picture is, or the first one. Names are compared without extension and
-    without RAF-DB's "_aligned"; their folder counts only where several faces have the same name. Where no face has the
-    name, what identifies a picture in it does (FER+'s fer0000000, RAF-DB's test_0000, a hash), and AffectNet's faces
-    are found by the source picture that `pre_process_affect_net` noted in `sources.csv`.
+    without RAF-DB's "_aligned"; where several faces have the same name, the one whose folders agree most is meant. A
+    name in the folder of another split (`utils.preparing.named.SPLITS`) than a face's is never its name, unless it is a
+    hash. Where no face has the name, what identifies a picture in it does (FER+'s fer0000000, RAF-DB's test_0000, a
+    hash), and AffectNet's faces are found by the source picture that `pre_process_affect_net` noted in `sources.csv`.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -127,7 +175,7 @@ def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
         line = line.strip()
         if line.startswith("#"):
             continue
-        name, face = finder.find(line, f"{names_file}, line {number}")
+        name, face, *_ = finder.find(line, f"{names_file}, line {number}")
         if face is None and not found_by_name and name.lower() in HEADER:
             continue
         if found_by_name.get(name) is None:
@@ -192,20 +240,20 @@ class _Finder:
             for identifier in _identifiers(path.name):
                 self.by_identifier[identifier].add(face)
 
-    def find(self, line: str, where: str) -> tuple[str, int | None]:
-        """Return the name on a line and the index of the face that has it, None without any.
-
-        Raises DatasetError when it fits several faces.
-        """
+    def find(self, line: str, where: str) -> _Match:
+        """Return the name on a line and the face that has it; raises DatasetError when it fits several faces."""
         likeliest, names = _possible_names(line)
         hashed = [name for name in names if any(map(HASH.fullmatch, _identifiers(name)))]
         # next to a hash, 8.jpg is a number in a folder
         by_name = ((name, name, self._named(name)) for name in names if not hashed)
         by_identifier = ((name, likeliest, self._identified(name)) for name in hashed or names)
-        several = None
-        for name, known_as, found in chain(by_name, by_identifier):
+        several, elsewhere = None, False
+        for name, known_as, (everywhere, agreement) in chain(by_name, by_identifier):
+            # a hash is of the same picture wherever it is
+            found = [face for face in everywhere if hashed or not self._is_elsewhere(face, name)]
+            elsewhere |= len(found) < len(everywhere)
             if len(found) == 1:
-                return known_as, found[0]
+                return _Match(known_as, found[0], agreement)
             if found and not several:
                 several = (
                     f"{where}: {printable(name)} fits {len(found)} faces of {self.faces.name}, such as "
@@ -213,30 +261,47 @@ class _Finder:
                 )
         if several:
             raise DatasetError(several)
-        return likeliest, None
+        return _Match(likeliest, elsewhere=elsewhere)
 
-    def _identified(self, name: str) -> list[int]:
+    def _identified(self, name: str) -> tuple[list[int], _Agreement]:
         """Return the faces of the only identifier in a name."""
         identifiers = _identifiers(name)
-        return sorted(self.by_identifier.get(identifiers[0], ())) if len(identifiers) == 1 else []
+        found = sorted(self.by_identifier.get(identifiers[0], ())) if len(identifiers) == 1 else []
+        return found, _Agreement(False, -1, False)
 
-    def _named(self, name: str) -> list[int]:
-        """Return the faces of a name, in the folders before it where several have it."""
-        *folders, last = [part for part in name.replace("\\", "/").split("/") if part] or [""]
-        found = self.by_name.get(_bare(last).lower(), [])
-        ending = [folder.lower() for folder in folders]
+    def _named(self, name: str) -> tuple[list[int], _Agreement]:
+        """Return the faces of a name that agree best with it and the folders before it, and how well they do."""
+        *folders, last = _parts(name) or [""]
+        found = []
+        for face, path in self.by_name.get(_bare(last).lower(), []):
+            in_case, in_full = _bare(path.name) == _bare(last), path.name == last
+            found.append((_Agreement(in_case, _count_same(path.parent.parts, folders), in_full), face))
+        best = max((agreement for agreement, _ in found), default=_Agreement(False, 0, False))
+        return sorted({face for agreement, face in found if agreement == best}), best
 
-        def ends_in(path: Path, length: int) -> bool:  # of another machine the first folders differ
-            return [part.lower() for part in path.parent.parts[-length:]] == ending[-length:]
+    def _is_elsewhere(self, face: int, name: str) -> bool:
+        """Tell whether a name is in the folder of another split than a face."""
+        named = _split_of(_parts(name)[:-1])
+        own = {_split_of(self.faces.paths[face].parent.parts), _split_of([self.faces.split])} - {None}
+        return bool(named and own) and named not in own
 
-        if len({face for face, _ in found}) > 1:
-            found = [(face, path) for face, path in found if _bare(path.name) == _bare(last)] or found
-        for length in range(len(ending), 0, -1):
-            fitting = [(face, path) for face, path in found if ends_in(path, length)]
-            if fitting and len({face for face, _ in found}) > 1:
-                found = fitting
-                break
-        return sorted({face for face, _ in found})
+
+def _parts(name: str) -> list[str]:
+    """Return the folders of a name and what is in the last one."""
+    return [part for part in name.replace("\\", "/").split("/") if part]
+
+
+def _split_of(folders: Sequence[str]) -> str | None:
+    """Return the split that the last of the folders with the name of one is of."""
+    found = (SPLIT_FOLDER.fullmatch(folder) for folder in reversed(folders))
+    return next((SPLIT_WORDS[match[1].lower()] for match in found if match), None)
+
+
+def _count_same(path: Sequence[str], named: Sequence[str]) -> int:
+    """Count the folders that are the same, from the last one on: of another machine the first ones differ."""
+    pairs = zip(reversed(path), reversed(named), strict=False)
+    same = ((_split_of([one]) or one.lower()) == (_split_of([other]) or other.lower()) for one, other in pairs)
+    return sum(takewhile(bool, same))
 
 
 def _possible_names(line: str) -> tuple[str, list[str]]:
