@@ -402,6 +402,11 @@ def test_a_temperature_that_cannot_be_stored_is_refused_before_anything_is_done(
         with pytest.raises(CheckpointError, match=message):
             evaluate.main(replace(task, checkpoints=(copy, path), output=out, fit_temperature=True))
         assert earlier.read_text() == "earlier" and copy.read_bytes() == before
+    first, second = (path.name for path in FERPlus(task.base_path_to_dataset, "test").paths[:2])
+    (tmp_path / "answers.csv").write_text(f"file,label\n{first},happy\n{second},sad\n")
+    alone = replace(task, checkpoints=(), predictions=(tmp_path / "answers.csv",), fit_temperature=True)
+    with pytest.raises(CheckpointError, match="name a checkpoint"):
+        evaluate.main(alone)
     evaluate.main(replace(task, checkpoints=(copy,), output=tmp_path / "out", fit_temperature=True))
     assert load_model(copy).temperature != 1
 

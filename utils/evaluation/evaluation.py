@@ -237,8 +237,11 @@ def check_fit(models: Mapping[Path, ExpressionClassifier], faces: FaceDataset) -
     """Refuse networks, by checkpoint, whose temperature cannot be fitted on these faces and put into the checkpoint.
 
     Raises:
-        CheckpointError: for what is no checkpoint as this project's training writes it, or has other classes.
+        CheckpointError: for what is no checkpoint as this project's training writes it, or has other classes, and
+            where no network is named at all.
     """
+    if not models:
+        raise CheckpointError("--fit-temperature is for networks: name a checkpoint, or leave it out")
     for path, model in models.items():
         why = None
         if is_hub_folder(path) or (path / SETTINGS_FILE).is_file():
