@@ -132,7 +132,7 @@ def test_the_command(tmp_path, capsys):
     torch.save(describe_model(acquainted(ESR(2, image_size=64), 64)), tmp_path / "best.pt")
     main(Export(tmp_path / "best.pt", esr_folder=tmp_path / "esr", half=tmp_path / "half.pt"))
     said = capsys.readouterr().out
-    assert "base and 2 of 2 branches, equal bit for bit" in said and "half precision" in said
+    assert "base and 2 branches, equal bit for bit" in said and "half precision" in said
     with pytest.raises(ExportError, match="nothing to write"):
         main(Export(tmp_path / "best.pt"))
     with pytest.raises(ExportError, match=r"face\.bin cannot be the ONNX file"):
