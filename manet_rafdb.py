@@ -6,7 +6,7 @@ expression recognition in the wild", arXiv 2210.09381.
 Data: RAF-DB (basic emotions) in `base_path_to_dataset` (docs/data.md).
 Start weights: MA-Net's MS-Celeb-1M weights in `path_to_pretrained_network`, or None to train from scratch.
 Run:  python manet_rafdb.py                 train with the variables below; run again to continue
-      python manet_rafdb.py --demo          the same on synthetic faces, two to three minutes on two CPU cores
+      python manet_rafdb.py --demo          the same on synthetic faces, a few minutes on two CPU cores
       python manet_rafdb.py --help          every variable as a flag
 Writes checkpoint/manet_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png.
