@@ -148,8 +148,8 @@ def fixed_maps(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield (
                 f"fixed {name}",
                 f"the compared '{name}' maps differ between the branches but hardly between faces (squared distance "
-                f"{distance:,.0f} times their variance): each branch has a fixed mask. With diversity_gamma 10 and weight 1 the "
-                "distance stayed below 20 (results/README.md), and without a diversity term below 4",
+                f"{distance:,.0f} times their variance): each branch has a fixed mask. In the study (results/README.md) "
+                "it stayed below 20 with diversity_gamma 10 and weight 1, and below 4 without a diversity term",
             )
 
 
