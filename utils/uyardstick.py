@@ -148,7 +148,7 @@ def fixed_maps(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield (
                 f"fixed {name}",
                 f"the compared '{name}' maps differ between the branches but hardly between faces (squared distance "
-                f"{distance:,.0f} times their variance): each branch has a fixed mask. In the study (results/README.md) "
+                f"{distance:,.0f} times their variance): each branch has a fixed mask. In our study (results/README) "
                 "it stayed below 20 with diversity_gamma 10 and weight 1, and below 4 without a diversity term",
             )
 
