@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diversified_fer.media.picture import PHOTO_SUFFIXES
-from utils.preparing.named import SPLITS
+from utils.preparing.named import SPLIT_WORDS
 from utils.preparing.preprocess import SOURCES
 from utils.preparing.table import BadRow, Table, cells_or_none, printable, separator_of, text_lines
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
@@ -23,7 +23,6 @@ NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 UP_TO_PICTURE = re.compile(
     rf"(.+(?:{'|'.join(map(re.escape, sorted(PHOTO_SUFFIXES, key=len, reverse=True)))}))(?=[\s,;\"]|$)", re.IGNORECASE
 )
-SPLIT_WORDS = {word: split for split, words in SPLITS.items() for word in words}
 SPLIT_FOLDER = re.compile(  # valid, FER2013Valid, val_set, Training_Labeled; "3 valid" is a number before a path
     rf"(?:.*\s)?(?:fer2013)?({'|'.join(SPLIT_WORDS)})(?:_set|_labeled)?", re.IGNORECASE
 )

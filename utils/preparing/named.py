@@ -32,6 +32,7 @@ SPLITS = {  # words for them, in lower case; FER2013 validates on its PublicTest
     "valid": ("valid", "val", "validation", "dev", "publictest"),
     "test": ("test", "testing", "privatetest"),
 }
+SPLIT_WORDS = {word: split for split, words in SPLITS.items() for word in words}
 TABLES = (".csv", ".tsv", ".txt")
 FILE = (
     "file", "files", "filename", "file_name", "filepath", "file_path", "image", "images", "image_path", "image_name",
@@ -227,7 +228,7 @@ def _split_values(table: Path, columns: Mapping[str, str]) -> tuple[str | None, 
 
 def _split_of(word: str) -> str | None:
     """Return the split that a word stands for, in any case; None for none."""
-    return next((split for split, known in SPLITS.items() if word.lower() in known), None)
+    return SPLIT_WORDS.get(word.lower())
 
 
 def _refuse_splits(table: Path, columns: Mapping[str, str]) -> None:
