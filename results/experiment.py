@@ -2,7 +2,8 @@
 
 The recipe is that of checkpoint/ferplus_small.md, with three branches and fewer epochs. Nothing is chosen on Valid: the
 study scores the network of the last epoch. Papers: see esr_ferplus.py, and results/ideas.py for the ideas.
-Data: FER+ in `base_path_to_dataset` (docs/data.md). Start weights: none.
+Data: FER+ in `base_path_to_dataset` (docs/data.md).
+Start weights: none, or an ESR in `path_to_pretrained_network`; branches that it lacks are new.
 Run:  python -m results.experiment                        train with the variables below; run again to continue
       python -m results.experiment --negative-correlation 0.5 --name-experiment ncl
       python -m results.study                             all runs of the study, see there
@@ -21,6 +22,7 @@ import torch
 import tyro
 
 from diversified_fer.console import one_line_errors
+from models import load_pretrained
 from models.diversity import DiversityLoss
 from models.esr import ESR, ESROutput
 from results.ideas import (
@@ -73,6 +75,7 @@ class Experiment:
     # Network
     num_branches_trained_network: int = 3  # branches
     attention: bool = True  # a CBAM after every block
+    path_to_pretrained_network: Path | None = None  # a trained ESR to train further, with its attention
     path_to_base: Path | None = None  # network whose trained base is kept as it is; None trains the base too
     base_views: int = 6  # augmented views of each face that a kept base's maps are stored of
     # Schedule: SGD with Nesterov's momentum 0.9, the rate rises once and falls to nothing
@@ -131,6 +134,8 @@ def main(experiment: Experiment) -> None:
         K.RandomErasing(scale=(0.02, 0.25), p=experiment.random_erasing),
     )
     if experiment.path_to_base is not None:
+        if experiment.path_to_pretrained_network is not None:
+            raise ValueError("path_to_base keeps a base, path_to_pretrained_network trains it: set one of them to None")
         stored = partial(
             MapLoader, network=load_base(experiment.path_to_base, experiment.image_size), hardware=hardware,
             folder=experiment.base_path_to_cache or directory,
@@ -141,8 +146,18 @@ def main(experiment: Experiment) -> None:
 
     # Model
     branches = experiment.num_branches_trained_network
-    build = ESR if experiment.path_to_base is None else ESROnMaps
-    model = build(branches, attention=experiment.attention, labels=faces.class_names, image_size=experiment.image_size)
+    if experiment.path_to_pretrained_network is not None:
+        model = load_pretrained(experiment.path_to_pretrained_network, faces.class_names, ESR, experiment.image_size)
+        if model.arguments["attention"] != experiment.attention:
+            raise ValueError(f"attention is {experiment.attention}, not as in {experiment.path_to_pretrained_network}")
+        model.keep_branches(branches)
+        while model.num_branches < branches:
+            model.add_branch()
+    else:
+        build = ESR if experiment.path_to_base is None else ESROnMaps
+        model = build(
+            branches, attention=experiment.attention, labels=faces.class_names, image_size=experiment.image_size
+        )
     if experiment.branch_dropout:
         look_through(model.branches, drop_channels(experiment.branch_dropout))
     if experiment.branch_erasing:
