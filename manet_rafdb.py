@@ -6,7 +6,7 @@ expression recognition in the wild", arXiv 2210.09381.
 Data: RAF-DB (basic emotions) in `base_path_to_dataset` (docs/data.md).
 Start weights: MA-Net's MS-Celeb-1M weights in `path_to_pretrained_network`, or None to train from scratch.
 Run:  python manet_rafdb.py                 train with the variables below; run again to continue
-      python manet_rafdb.py --demo          the same on synthetic faces, a few minutes on two CPU cores
+      python manet_rafdb.py --demo          the same on synthetic faces, one to two minutes on two CPU cores
       python manet_rafdb.py --help          every variable as a flag
 Writes checkpoint/manet_rafdb/<name_experiment>/: best.pt, last.pt, history.csv, metrics.json, variables.json,
 curves.png, confusion_matrix.png.
@@ -87,7 +87,7 @@ def demo_of(experiment: Experiment) -> Experiment:
     faces = write_rafdb(Path("data/synthetic/rafdb"), images_per_class=40)
     return replace(
         experiment, base_path_to_dataset=faces, name_experiment="demo", augmentation=0.1, image_size=80,
-        batch_size=8, max_training_epoch=8, max_finetune_epoch=8, lr=0.005, lr_decay_interval=6,
+        batch_size=16, max_training_epoch=8, max_finetune_epoch=8, lr=0.01, lr_decay_interval=6,
         memory_format="contiguous",
     )  # fmt: skip
 
