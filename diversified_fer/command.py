@@ -111,12 +111,13 @@ def write_results(
     window, say = None, partial(tqdm.write, file=sys.stderr)
     whole = [Path(normpath(path.absolute())) for path in paths]  # without "..": results never leave their folder
     places = dict(zip(paths, plan_places(whole), strict=True))
+    taken = set(places.values())
     hidden = talkative or not is_watched()
     progress = tqdm(total=len(paths) if photos and paths else None, unit=" pictures", disable=hidden)
     for source, group in groupby(labelled, key=lambda pair: pair[0].source):
         inner = places.get(source, Path(source))
         drawable = True
-        annotated = annotated_path(wanted.output / "annotated" / inner, is_video=True)
+        annotated = wanted.output / "annotated" / annotated_path(inner, is_video=True, taken=taken)
         with people.video(source, inner) as summary, make_video(annotated, source, say) as video:
             try:
                 for frame, faces in group:
@@ -135,7 +136,7 @@ def write_results(
                         explain(frame, faces, wanted.output / "explained" / inner)
                     try:
                         if wanted.annotate and frame.rate is None:
-                            path = annotated_path(wanted.output / "annotated" / inner, is_video=False)
+                            path = wanted.output / "annotated" / annotated_path(inner, is_video=False, taken=taken)
                             write_picture(draw(frame, faces, model.labels, wanted.min_confidence), path)
                         elif wanted.annotate and drawable:
                             video.write(

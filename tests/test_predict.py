@@ -599,6 +599,17 @@ def test_a_picture_that_cannot_be_annotated_does_not_stop_the_rest(checkpoint, t
     assert len(rows(tmp_path / "o")) == 2 and (tmp_path / "o" / "annotated" / "face.png").exists()
 
 
+def test_pictures_whose_annotated_names_would_be_the_same_are_both_written(checkpoint, tmp_path):
+    for name, shade in (("a.gif", 0), ("a.gif.png", 255)):
+        Image.fromarray(np.full((64, 64, 3), shade, np.uint8)).save(tmp_path / name)
+    inputs = (tmp_path / "a.gif", tmp_path / "a.gif.png")
+    predict.main(
+        predict.Prediction(inputs, checkpoint=checkpoint, detector="none", annotate=True, output=tmp_path / "o")
+    )
+    written = {path.name: np.median(np.asarray(Image.open(path))) for path in (tmp_path / "o" / "annotated").iterdir()}
+    assert written == {"a.gif.png.png": 0, "a.gif.png": 255}
+
+
 def test_webcam_that_is_not_there(checkpoint, tmp_path):
     with pytest.raises(MediaError, match="no webcam 97: check that it is plugged in"):
         predict.main(predict.Prediction(webcam=97, checkpoint=checkpoint, output=tmp_path))

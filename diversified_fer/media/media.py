@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints about damaged files are said here, once
@@ -157,11 +157,20 @@ def annotate(
     return np.asarray(image)
 
 
-def annotated_path(path: Path, is_video: bool) -> Path:
-    """Return a path whose suffix is that of a format that can be written: its own, or one added to it."""
+def annotated_path(path: PurePath, is_video: bool, taken: Collection[PurePath] = ()) -> PurePath:
+    """Return a path whose suffix is that of a format that can be written: its own, or one added to it.
+
+    Args:
+        path: of the picture or video.
+        is_video: whether it is one.
+        taken: paths of others, which what is added must not lead to: beside `a.gif.png`, `a.gif` is `a.gif.png.png`.
+    """
     if path.suffix.lower() in ({".mp4"} if is_video else WRITTEN):
         return path
-    return path.with_name(path.name + (".mp4" if is_video else ".png"))
+    added = path
+    while added == path or added in taken:
+        added = added.with_name(added.name + (".mp4" if is_video else ".png"))
+    return added
 
 
 def write_picture(picture: np.ndarray, path: Path) -> None:
