@@ -1,4 +1,4 @@
-"""Makes a network to hand on: adds branches that were trained on its base, and evens out what its classes start from.
+"""Makes a network to hand on: chooses its branches, adds some that were trained on its base, evens out its classes.
 
 A class that is rare in training is rarely predicted. What is subtracted from the scores of every branch, as a change of
 the biases, is `prior` times the logarithm of the class's share of the training labels: at 1 classes are scored as if
@@ -7,6 +7,7 @@ ICLR 2021). The temperature is fitted on Valid.
 Data: FER+ in `base_path_to_dataset` (docs/data.md).
 Run:  python -m results.assemble checkpoint/trained.pt small.pt --prior 0.1
       python -m results.assemble checkpoint/ferplus_small.pt large.pt --branches-of RUN/last.pt --prior 0.1
+      python -m results.assemble large.pt small.pt --kept 0 1
 Writes the network, its weights in half precision, with its accuracy on Valid and what it was made of.
 """
 
@@ -39,6 +40,7 @@ class Assembly:
 
     network: Annotated[Path, tyro.conf.Positional]  # an ESR
     output: Annotated[Path, tyro.conf.Positional]  # the file to write, .pt
+    kept: tuple[int, ...] = ()  # which of its branches are kept, counted from 0; all where none is named
     branches_of: tuple[Path, ...] = ()  # last.pt or best.pt of results.experiment --path-to-base <network>
     prior: float = 0.0  # share of its logarithmic frequency that a class loses in all; 0 takes back an earlier one
     label_rule: Literal["majority", "crossentropy"] = "crossentropy"  # of the labels that are counted
@@ -74,6 +76,20 @@ def add_branches(model: ESR, path: Path, base: Path) -> None:
         model.add_branch(branch)
 
 
+def keep_branches(model: ESR, kept: Sequence[int]) -> None:
+    """Keep these branches, in this order.
+
+    Raises:
+        ValueError: for a branch that the network does not have, and for one named twice.
+    """
+    number = model.num_branches
+    if len(set(kept)) < len(kept) or not set(kept) <= set(range(number)):
+        raise ValueError(f"kept is {list(kept)}; expected numbers from 0 to {number - 1}, each of them once")
+    branches = model.keep_branches(0)
+    for index in kept:
+        model.add_branch(branches[index])
+
+
 def subtract_prior(model: ESR, shares: torch.Tensor, strengths: Sequence[float]) -> None:
     """Subtract from the scores of every branch its own strength times the logarithm of every class's share (K,).
 
@@ -99,6 +115,8 @@ def main(assembly: Assembly) -> None:
         raise ValueError(f"{assembly.network} holds {model.architecture}; expected an ESR")
     variables = read_tensors(assembly.network).get("variables", {})
     subtracted = variables.get("assembled", {}).get("prior", 0.0)  # from the branches that are there already
+    if assembly.kept:
+        keep_branches(model, assembly.kept)
     strengths = [assembly.prior - subtracted] * model.num_branches
     for path in assembly.branches_of:
         add_branches(model, path, assembly.network)
@@ -115,6 +133,7 @@ def main(assembly: Assembly) -> None:
     model.temperature = fit_temperature(probabilities, targets)
     accuracy = (probabilities.argmax(dim=1) == targets).double().mean().item()
     made_of = {"network": assembly.network.name, "prior": assembly.prior, "label_rule": assembly.label_rule}
+    made_of["kept"] = list(assembly.kept)
     made_of["branches_of"] = [path.parent.name for path in assembly.branches_of]
     content = describe_model(model) | {
         "variables": variables | {"assembled": made_of},

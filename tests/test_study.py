@@ -1,7 +1,8 @@
-"""The study: its ideas on constructed scores, its numbers on constructed predictions, and two runs from end to end."""
+"""The study: its ideas on constructed scores, its numbers on constructed predictions, and runs from end to end."""
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import kornia.augmentation as K
@@ -314,7 +315,7 @@ def test_branches_trained_on_a_kept_base_join_its_network(tmp_path, capsys):
     metrics = json.loads((tmp_path / "work/three/metrics.json").read_text("utf-8"))
     assert (kept.choices == kept.targets).mean() == pytest.approx(metrics["last"]["accuracy"])
     last = tmp_path / "work/three/last.pt"
-    assemble(Assembly(base, tmp_path / "large.pt", (last,), base_path_to_dataset=data))
+    assemble(Assembly(base, tmp_path / "large.pt", branches_of=(last,), base_path_to_dataset=data))
     assert "5 branches" in capsys.readouterr().out
     large = load_model(tmp_path / "large.pt")
     images = torch.cat([batch.images for batch in FaceLoader(FERPlus(data, "valid"), 60)])
@@ -333,22 +334,53 @@ def test_branches_trained_on_a_kept_base_join_its_network(tmp_path, capsys):
     (tmp_path / "even").mkdir()
     even_base = (tmp_path / "even.pt").rename(tmp_path / "even" / base.name)
     # What was subtracted is not subtracted again
-    assemble(Assembly(even_base, tmp_path / "all.pt", (last,), 0.5, "majority", base_path_to_dataset=data))
+    joined = {"branches_of": (last,), "prior": 0.5, "label_rule": "majority", "base_path_to_dataset": data}
+    assemble(Assembly(even_base, tmp_path / "all.pt", **joined))
     biases = [branch.fc.bias for branch in load_model(tmp_path / "all.pt").branches]
     expected = [branch.fc.bias for branch in even.branches]
     expected += [branch.fc.bias - 0.5 * shares.log() for branch in large.branches[2:]]
     assert all(torch.allclose(*pair, atol=5e-3) for pair in zip(biases, expected, strict=True))
 
 
+def test_a_network_is_trained_further_with_more_branches_and_some_are_kept(tmp_path):
+    data = write_fer_plus(tmp_path / "ferplus", images_per_class=2, validation_per_class=1, test_per_class=1)
+    network = write_network(tmp_path / "network.pt")
+    training = Experiment(
+        data, image_size=60, batch_size=8, max_training_epoch=1, num_branches_trained_network=3, lr=1e-9, cache="none",
+        path_to_pretrained_network=tmp_path / "network.pt", base_path_to_cache=None, name_experiment="further",
+        base_path_experiment=tmp_path / "work", device="cpu", weight_averaging=0.0, compile="off", precision="float32",
+    )  # fmt: skip
+    train(training)
+    trained = load_model(tmp_path / "work/further/last.pt")
+    assert trained.num_branches == 3
+    for name, parameter in network.named_parameters():
+        assert torch.allclose(parameter, trained.get_parameter(name), atol=1e-5), name
+    with pytest.raises(ValueError, match="attention is False"):
+        train(replace(training, attention=False, name_experiment="plain"))
+    with pytest.raises(ValueError, match="set one of them to None"):
+        train(replace(training, path_to_base=tmp_path / "network.pt", name_experiment="both"))
+
+    assemble(Assembly(tmp_path / "work/further/last.pt", tmp_path / "some.pt", (2, 0), base_path_to_dataset=data))
+    some = load_model(tmp_path / "some.pt")
+    assert some.num_branches == 2 and some.arguments["num_branches"] == 2
+    images = torch.rand(2, 3, 60, 60)
+    with torch.no_grad():
+        assert torch.allclose(some(images).logits, trained(images).logits[[2, 0]], atol=2e-2)
+    for kept in ((0, 3), (1, 1), (-1,)):
+        with pytest.raises(ValueError, match="from 0 to 2, each of them once"):
+            assemble(Assembly(tmp_path / "work/further/last.pt", tmp_path / "no.pt", kept, base_path_to_dataset=data))
+    assert not (tmp_path / "no.pt").exists()
+
+
 def test_branches_of_another_network_are_refused(tmp_path):
     other = tmp_path / "other.pt"
     model = write_network(other, attention=False)
     with pytest.raises(ValueError, match="expected branches of"):
-        assemble(Assembly(other, tmp_path / "large.pt", (other,)))
+        assemble(Assembly(other, tmp_path / "large.pt", branches_of=(other,)))
     branches = ESROnMaps(1, image_size=60)
     torch.save(describe_model(branches) | {"variables": {"path_to_base": str(other)}}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match="has attention True"):
-        assemble(Assembly(other, tmp_path / "large.pt", (tmp_path / "last.pt",)))
+        assemble(Assembly(other, tmp_path / "large.pt", branches_of=(tmp_path / "last.pt",)))
     with pytest.raises(ValueError, match="name another file"):
         assemble(Assembly(other, other))
     with pytest.raises(ValueError, match="labelled Contempt"):
