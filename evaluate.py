@@ -157,7 +157,9 @@ def main(evaluation: Evaluation) -> None:
     if evaluation.fit_temperature:
         check_fit(models, faces.dataset)
     groupings = read_groups(evaluation.groups, faces.dataset, evaluation.columns) if evaluation.groups else []
-    ending = f"_on_{evaluation.dataset}_{faces.split}" + (f"_{evaluation.subset.stem}" if evaluation.subset else "")
+    own = f"_{faces.dataset.source}" if evaluation.dataset == "folder" else ""  # there are many, each with its report
+    ending = f"_on_{evaluation.dataset}{own}_{faces.split}"
+    ending += f"_{evaluation.subset.stem}" if evaluation.subset else ""
     *folders, common_folder = choose_folders(paths, names, evaluation.output, ending)
     for folder in [*folders, common_folder] if len(paths) > 1 else folders:
         prepare_folder(folder)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_a_network_is_scored_on_the_classes_it_shares(network, dataset, place, t
     root = place / ("mine" if dataset == "folder" else dataset)
     path = place / network / "best.pt"
     evaluate.main(replace(task, checkpoints=(path,), dataset=dataset, base_path_to_dataset=root))
-    out = task.output / f"{network}_best_on_{dataset}_test"
+    out = task.output / f"{network}_best_on_{dataset}{'_mine' if dataset == 'folder' else ''}_test"
     rows, metrics = rows_of(out / "predictions.csv"), json.loads((out / "metrics.json").read_text())
     model = load_model(path)
     kept = [label for label in model.labels if dataset != "rafdb" or label != "Contempt"]
@@ -158,7 +159,9 @@ def test_folders_of_emotions_and_tables(place, tmp_path, capsys):
             (root / word / "person 1").mkdir(parents=True, exist_ok=True)
             shutil.copy(faces.paths[0], root / word / "person 1" / f"{word}{k}.png")
     (root / "sad" / "notes.docx").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"fewer than two emotions \(Sadness\).*--names joy=Happiness"):
+    with pytest.raises(
+        DatasetError, match=r"fewer than two emotions \(Sadness; .*3 pictures in joy.*--names joy=Happiness"
+    ):
         EmotionFolders(root)
     capsys.readouterr()
     found = EmotionFolders(root, names="joy=Happiness")
@@ -272,6 +275,128 @@ def valid(tmp_path) -> FaceDataset:
     return faces
 
 
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        (["file", "label", "pred"], ""),
+        (["file", "label", "y_pred"], ""),
+        (["file", "emotion", "predicted_emotion"], ""),
+        (["file", "expression", "prediction_label"], ""),
+        (["file", "label", "best"], "best=predicted"),
+        (["file", "emotion", "pred"], "emotion=label,pred=label"),
+    ],
+)
+def test_beside_a_prediction_the_label_is_the_truth(header, columns, valid, tmp_path):
+    other = {"happy": "sad", "sad": "happy"}
+    rows = [(name, word, other[word]) for name in NAMED for word in [name.partition("/")[0]]]
+    answers = read_answers(write_table(tmp_path / "p.csv", header, rows), valid, columns)
+    found = [answers.labels[answers.by_file[path].argmax()] for path in valid.paths]
+    assert found == ["Sadness"] * 2 + ["Happiness"] * 2 and answers.column == header[2]
+
+
+def test_beside_probabilities_a_bare_emotion_is_the_truth(valid, tmp_path):
+    rows = [(name, 1, 0, "10%", "0,9") for name in NAMED]
+    for header in (["pred_happy", "pred_sad"], ["happy_prob", "sad_prob"]):
+        table = write_table(tmp_path / "p.csv", ["file", "happy", "sad", *header], rows)
+        answers = read_answers(table, valid)
+        assert answers.labels == ("Happiness", "Sadness")
+        np.testing.assert_allclose(answers.by_file[valid.paths[0]], [10 / 10.9, 0.9 / 10.9])
+    write_table(table, ["file", "pred_a", "pred_b"], [(name, "happy", "sad") for name in NAMED])
+    with pytest.raises(DatasetError, match=r"may be the prediction \(pred_a, pred_b\).*COLUMN=predicted"):
+        read_answers(table, valid)
+    with pytest.raises(DatasetError, match="--columns pred_a=lable: expected file, label"):
+        read_answers(table, valid, "pred_a=lable")
+
+
+def numbered(root: Path, names: list[str]) -> Path:
+    for shade, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), shade, np.uint8)).save(root / name)
+    return root
+
+
+def test_rows_of_another_class_or_folder_answer_for_no_face(tmp_path):
+    names = [f"{word}/{k}.png" for word in ("happy", "sad", "other") for k in range(3)]
+    faces = EmotionFolders(numbered(tmp_path / "faces", names))
+    rows = [(f"/home/me/{name}", "happy") for name in [*names, "fear/0.png"]]
+    answers = read_answers(write_table(tmp_path / "p.csv", ["file", "label"], rows), faces)
+    assert len(answers.by_file) == 6 and answers.skipped == {"rows in a folder of another split or class": 4}
+
+
+def test_a_lost_picture_is_not_replaced_by_one_of_another_class(tmp_path):
+    root = numbered(tmp_path / "faces", ["img/happy/1.png", "img/sad/2.png", "img/sad/3.png"])
+    rows = [("/home/me/img/happy/1.png", "happy"), ("/home/me/img/sad/2.png", "sad")]
+    write_table(root / "labels.csv", ["file", "label"], [*rows, ("/home/me/img/happy/3.png", "happy")])
+    with pytest.raises(DatasetError, match=r"1 pictures that .* \(first: /home/me/img/happy/3\.png\)"):
+        EmotionFolders(root)
+    root = numbered(tmp_path / "same", ["a/0.png", "b/0.png", "b/1.png"])
+    for prefix in ("faces", "/home/me/faces", "C:\\faces"):
+        rows = [(f"{prefix}/a/0.jpg", "happy"), (f"{prefix}/b/0.png", "sad"), (f"{prefix}/b/1", "sad")]
+        write_table(root / "labels.csv", ["file", "label"], rows)
+        found = EmotionFolders(root)
+        assert [path.relative_to(root).as_posix() for path in found.paths] == ["a/0.png", "b/0.png", "b/1.png"]
+
+
+def test_how_splits_are_written(tmp_path, capsys):
+    names = [f"img/{word}{k}.png" for word in ("happy", "sad") for k in range(4)]
+    root = numbered(tmp_path / "faces", names)
+    split = ["train", "test", "test", "Test set"] * 2
+    rows = [(name, name[4:-5], part) for name, part in zip(names, split, strict=True)]
+    write_table(root / "labels.csv", ["file", "label", "split"], rows)
+    assert len(EmotionFolders(root)) == 4
+    assert "2 rows whose split is Test set, no split" in capsys.readouterr().out
+    assert len(RAFDB(root, "train")) == 2
+    rows = [(name, label, "test" if part == "Test set" else part) for name, label, part in rows]
+    write_table(root / "labels.csv", ["file", "label", "set"], rows)
+    assert len(EmotionFolders(root)) == 6 and len(EmotionFolders(root, columns="set=unused")) == 8
+    write_table(root / "labels.csv", ["file", "label", "set"], [(name, label, "a") for name, label, _ in rows])
+    assert len(EmotionFolders(root)) == 8
+
+    root = numbered(tmp_path / "folders", ["test/happy/1.png", "test/sad/2.png", "train/sad/3.png", "angry/4.png"])
+    assert len(EmotionFolders(root)) == 2 and "1 pictures in angry, beside" in capsys.readouterr().out
+    numbered(root, ["testing/happy/1.png"])
+    with pytest.raises(DatasetError, match="several folders for test: test and testing"):
+        EmotionFolders(root)
+    root = numbered(tmp_path / "inside", ["happy/train/1.png", "happy/test/1.png", "sad/train/1.png"])
+    with pytest.raises(DatasetError, match="folders of splits are expected above"):
+        EmotionFolders(root)
+
+
+def test_a_list_beside_folders_is_no_table(tmp_path):
+    root = numbered(tmp_path / "raf", [f"{split}/{k}/{k}.png" for split in ("train", "test") for k in range(1, 8)])
+    for name, text in (("train.txt", "train/1/1.png 1\n"), ("train.csv", "image,label\n1.png,1\n")):
+        (root / name).write_text(text)
+        assert len(RAFDB(root, "train")) == 7
+    root = numbered(tmp_path / "mine", ["happy/1.png", "sad/2.png"])
+    (root / "test.txt").write_text("1.png\n2.png\n")
+    assert len(EmotionFolders(root)) == 2
+
+
+def test_tables_as_programs_write_them(tmp_path):
+    root = numbered(tmp_path / "faces", ["img/1.png", "img/2.png"])
+    for text in (
+        "sep=;\nfile;label\nimg/1.png;happy\nimg/2.png;sad\n",
+        "name,path,label\nA,1.png,happy\nB,2.png,sad\n",
+    ):
+        (root / "labels.csv").write_text(text)
+        assert [path.name for path in EmotionFolders(root).paths] == ["1.png", "2.png"]
+    (root / "labels.csv").write_text("img/1.png,happy\nimg/2.png,sad\n")
+    with pytest.raises(DatasetError, match=r"has no header: its first line is img/1\.png,happy"):
+        EmotionFolders(root)
+
+
+def test_names_with_accents_are_found_in_either_form(tmp_path):
+    names = [f"{word}/e\u0301{word}.png" for word in ("happy", "sad")]
+    faces = EmotionFolders(numbered(tmp_path / "faces", names))
+    rows = [(unicodedata.normalize("NFC", name), "sad") for name in names]
+    assert len(read_answers(write_table(tmp_path / "p.csv", ["file", "label"], rows), faces).by_file) == 2
+    (tmp_path / "list.txt").write_text("\n".join(unicodedata.normalize("NFC", name) for name in names))
+    assert len(select_faces(faces, tmp_path / "list.txt").faces) == 2
+    (tmp_path / "list.txt").write_bytes("\u00e9happy.png\n".encode("cp1252"))
+    with pytest.raises(DatasetError, match="letters that are not UTF-8: save it as UTF-8"):
+        select_faces(faces, tmp_path / "list.txt")
+
+
 def test_rows_of_other_splits_answer_for_no_face(valid, tmp_path):
     other = {"happy": "sad", "sad": "happy"}
     rows = [
@@ -284,14 +409,14 @@ def test_rows_of_other_splits_answer_for_no_face(valid, tmp_path):
     assert [answers.labels[answers.by_file[path].argmax()] for path in valid.paths] == ["Happiness"] * 2 + [
         "Sadness"
     ] * 2
-    assert answers.skipped == {"rows in a folder of another split": 16}
+    assert answers.skipped == {"rows in a folder of another split or class": 16}
     groupings = read_groups(write_table(tmp_path / "g.csv", ["file", "said"], rows), valid)
     assert [groupings[0].groups[group] for group in groupings[0].of_face] == ["happy"] * 2 + ["sad"] * 2
     names = tmp_path / "names.txt"
     names.write_text("test/happy/happy0.png\n3 train/happy/happy1.png\nvalid/sad/sad1.png\nsad0.png\n")
     chosen = select_faces(valid, names)
     assert [path.name for path in chosen.faces.paths] == ["sad0.png", "sad1.png"] and len(chosen.unknown) == 2
-    with pytest.raises(DatasetError, match=r"none of the 4 faces .*1 rows in a folder of another split"):
+    with pytest.raises(DatasetError, match=r"none of the 4 faces .*1 rows in a folder of another split or class"):
         read_answers(write_table(tmp_path / "p.csv", ["file", "label"], [("test/happy/happy0.png", "sad")]), valid)
 
 

@@ -1,6 +1,7 @@
 """What another tool says of the faces: a table of files with a label, or a probability per class, of each."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,27 @@ import torch
 from utils.evaluation.classes import canonical, columns_of, keep_columns, share_classes
 from utils.evaluation.evaluation import ENSEMBLE, NO_CLASS, Provenance, ScoredCheckpoint, find_mistakes
 from utils.evaluation.subset import ScoredFaces, find_rows
-from utils.preparing.named import FILE, LABEL, emotion_of, find_column, read_header, read_names, read_pairs, table_rows
+from utils.preparing.named import (
+    LABEL,
+    emotion_of,
+    find_column,
+    find_file_column,
+    read_columns,
+    read_header,
+    read_names,
+    table_rows,
+)
 from utils.preparing.table import DatasetError, printable
 from utils.udata import EMOTIONS, FaceDataset
 from utils.umetrics import compute_metrics
 from utils.utrain import Predictions
 
-PREDICTED = ("predicted", "prediction", "predictions", "predicted_label", "dominant_emotion")  # before `LABEL`
+PREDICTED = ("predicted", "prediction", "predictions", "predicted_label")  # the likeliest first
 T = TypeVar("T", bound=Hashable)
-PREFIXES = ("probability_", "probability ", "prob_", "p_", "score_")
+PREFIXES = ("probability_", "probability ", "prob_", "p_", "score_", "pred_", "predicted_", "prediction_")
+SUFFIXES = ("_probability", "_prob", "_score", "_pred")
+PREDICTS = re.compile(r"(^|[^a-z])pred|^pred")  # y_pred, pred, predicted_class, ...
+A_NUMBER = re.compile(r"prob|score|conf|logit")  # of a column with the sureness of the prediction
 
 
 class Answers(NamedTuple):
@@ -32,6 +45,7 @@ class Answers(NamedTuple):
         by_file: of every face that has an answer, a row (K,): probabilities, or 1 for the class named.
         has_probabilities: whether the table has them.
         skipped: how many rows gave no answer, by reason.
+        column: of the labels; None where there are probabilities.
     """
 
     path: Path
@@ -39,30 +53,32 @@ class Answers(NamedTuple):
     by_file: dict[Path, np.ndarray]
     has_probabilities: bool
     skipped: Counter[str]
+    column: str | None = None
 
 
 def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str = "") -> Answers:
     """Read the answers for faces of a data set; their names are found as in `utils.evaluation.subset.select_faces`.
 
     A column for each of two or more emotions (with or without "probability_" before the name) holds probabilities, of
-    any scale; otherwise a column `predicted` or `label` holds the name of the class. Of several rows for a face the one
+    any scale; otherwise a column `predicted` (or another with "pred" in its name, or `label`) holds the name of the
+    class: beside it, `label` is the truth. Of several rows for a face the one
     counts whose name agrees best with its path; where such rows differ, the face has no answer.
 
     Args:
         path: the table.
         faces: what is scored.
-        columns: "theirs=ours" of its columns, for ours of file, label and classes.
+        columns: "theirs=ours" of its columns, for ours of file, predicted, label and classes.
         names: "theirs=ours" of names of classes.
 
     Raises:
         FileNotFoundError, DatasetError: when there is no such table, it has no answer for any face, or its numbers are
             no probabilities.
     """
-    header, mapped, words = read_header(path), read_pairs(columns, "--columns"), read_names(names)
-    file = find_column(header, "file", FILE, mapped, path)
+    header, mapped, words = read_header(path), read_columns(columns), read_names(names)
+    file = find_file_column(path, header, mapped)
     classes = _find_classes([name for name in header if name != file], mapped, words)
     has_probabilities = len(classes) > 1
-    label = None if has_probabilities else find_column(header, "label", PREDICTED + LABEL, mapped, path)
+    label = None if has_probabilities else _find_label(header, mapped, path)
     wanted = [label] if label else list(classes.values())
     skipped: Counter[str] = Counter()
 
@@ -89,19 +105,48 @@ def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str =
         others = [emotion for emotion in EMOTIONS if emotion in set(said.values()) - set(own)]
         labels = (*faces.class_names, *others)
         found = {name: np.array([float(answer == known) for known in own + others]) for name, answer in said.items()}
-    return Answers(path, labels, found, has_probabilities, skipped)
+    return Answers(path, labels, found, has_probabilities, skipped, label)
 
 
 def _find_classes(header: Sequence[str], mapped: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns named after emotions, by emotion; `mapped` and `words` are other names of them."""
-    classes: dict[str, str] = {}
+    """Return the columns named after emotions, by emotion; `mapped` and `words` are other names of them.
+
+    One that is mapped comes before one that says it is a probability or prediction, and that before the bare emotion,
+    which may be the truth.
+    """
+    found: list[tuple[int, str, str]] = []
     for name in header:
-        bare = mapped.get(name, name)
-        prefix = next((prefix for prefix in PREFIXES if bare.startswith(prefix)), "")
-        emotion = emotion_of(bare.removeprefix(prefix), words)
+        ours = mapped.get(name, name)
+        bare = next((ours.removeprefix(prefix) for prefix in PREFIXES if ours.startswith(prefix)), ours)
+        if bare == ours:
+            bare = next((ours.removesuffix(suffix) for suffix in SUFFIXES if ours.endswith(suffix)), ours)
+        emotion = emotion_of(bare, words)
         if emotion:
-            classes.setdefault(emotion, name)
-    return classes
+            found.append((0 if name in mapped else 1 if bare != ours else 2, emotion, name))
+    classes: dict[str, str] = {}
+    for _, emotion, name in sorted(found, key=lambda column: column[0]):
+        classes.setdefault(emotion, name)
+    return dict(sorted(classes.items(), key=lambda pair: header.index(pair[1])))
+
+
+def _find_label(header: Sequence[str], mapped: Mapping[str, str], path: Path) -> str:
+    """Return the column of the predicted labels: mapped to it, or with "pred" in its name, or the only one of labels.
+
+    Raises:
+        DatasetError: when there is none, or several may be meant.
+    """
+    chosen = [name for name in header if mapped.get(name, "").lower() == "predicted"]
+    if chosen:
+        return chosen[0]
+    likely = [name for name in header if PREDICTS.search(name) and not A_NUMBER.search(name)]
+    likely = [name for name in likely if mapped.get(name, "label").lower() == "label"]
+    known = [name for name in PREDICTED if name in likely] or likely
+    if len(known) > 1 and known[0] not in PREDICTED:
+        raise DatasetError(
+            f"{path} has several columns that may be the prediction ({printable(', '.join(known))}): say which by "
+            "--columns COLUMN=predicted"
+        )
+    return known[0] if known else find_column(header, "label", ("dominant_emotion", *LABEL), mapped, path)
 
 
 def _only_answer(answers: Iterable[tuple[T | None, str]], skipped: Counter[str]) -> T | None:
@@ -127,7 +172,7 @@ def _probabilities(cells: Sequence[str], where: str) -> tuple[float, ...] | None
         DatasetError: when one is below 0; `where` is for the message.
     """
     try:
-        values = [float(cell) for cell in cells]
+        values = [_number(cell) for cell in cells]
     except ValueError:
         return None
     if any(value < 0 for value in values):
@@ -137,6 +182,12 @@ def _probabilities(cells: Sequence[str], where: str) -> tuple[float, ...] | None
         )
     total = sum(values)
     return tuple(value / total for value in values) if math.isfinite(total) and total > 0 else None
+
+
+def _number(cell: str) -> float:
+    """Read a number, also one with a decimal comma or a percent sign; raises ValueError."""
+    cell = cell.strip().removesuffix("%")
+    return float(cell if "." in cell else cell.replace(",", "."))
 
 
 def keep_answered(faces: FaceDataset, tables: Sequence[Answers]) -> tuple[FaceDataset, dict[str, int]]:
@@ -199,7 +250,8 @@ def score_answers(answers: Answers, name: str, faces: FaceDataset, seed: int) ->
         probabilities, labels = torch.cat((rows[:, columns], others), dim=1), (*labels, NO_CLASS)
     targets = torch.from_numpy(faces.labels)
     predictions = Predictions(probabilities.clamp_min(1e-12).log()[None], targets, torch.arange(len(faces)))
-    kind = "probabilities" if answers.has_probabilities else "labels without probabilities"
+    labelled = f"labels of the column {printable(answers.column or '')!r}, without probabilities"
+    kind = "probabilities" if answers.has_probabilities else labelled
     return ScoredCheckpoint(
         name=name,
         path=answers.path,

@@ -10,7 +10,7 @@ import torch
 
 from utils.evaluation.evaluation import ScoredCheckpoint, align_classes
 from utils.evaluation.subset import find_rows
-from utils.preparing.named import FILE, LABEL, SPLIT, find_column, read_header, read_pairs, table_rows
+from utils.preparing.named import FILE, LABEL, SPLIT, find_file_column, read_columns, read_header, table_rows
 from utils.preparing.table import DatasetError, printable
 from utils.ubootstrap import Interval, percentile_interval
 from utils.udata import FaceDataset
@@ -77,8 +77,8 @@ def read_groups(path: Path, faces: FaceDataset, columns: str = "") -> list[Group
     Raises:
         FileNotFoundError, DatasetError: when there is no such table, or no column of groups in it.
     """
-    header, mapped = read_header(path), read_pairs(columns, "--columns")
-    file = find_column(header, "file", FILE, mapped, path)
+    header, mapped = read_header(path), read_columns(columns)
+    file = find_file_column(path, header, mapped)
     others = [name for name in dict.fromkeys(header) if name and name not in (file, *FILE, *LABEL, *SPLIT)]
     if not others:
         raise DatasetError(f"{path} has no column of groups; its columns are {', '.join(header)}")

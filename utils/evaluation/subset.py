@@ -1,6 +1,7 @@
 """Which faces are scored: a split of a data set, or those of it that a list names."""
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -10,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diversified_fer.media.picture import PHOTO_SUFFIXES
-from utils.preparing.named import SPLIT_WORDS
+from utils.preparing.named import SPLIT_WORDS, emotion_of
 from utils.preparing.preprocess import SOURCES
-from utils.preparing.table import BadRow, Table, cells_or_none, printable, separator_of, text_lines
+from utils.preparing.table import BadRow, Table, cells_or_none, encoding_hint, printable, separator_of, text_lines
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
 
 HASH = re.compile(r"[0-9a-f]{32,64}")
@@ -68,7 +69,7 @@ class _Match(NamedTuple):
         name: the name on it.
         face: index of the face that has the name; None without any.
         agreement: how well the name fits that face; None without any.
-        elsewhere: whether the name is that of a face, but in the folder of another split.
+        elsewhere: whether the name is that of a face, but in the folder of another split or class.
     """
 
     name: str
@@ -97,7 +98,7 @@ def find_rows(
     for number, row in rows:
         match = finder.find(row[column], f"{table}, line {number}")
         if match.face is None or match.agreement is None:
-            skipped["rows in a folder of another split" if match.elsewhere else "rows for no face that is scored"] += 1
+            skipped[_why_skipped(match, row[column])] += 1
             continue
         agreement, kept = best.get(match.face, (match.agreement, []))
         if match.agreement < agreement:
@@ -157,9 +158,10 @@ def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
     One name a line; other columns, empty lines, lines that begin with # and a header are left out. A line is a name as
     a whole, or the cell that looks like a picture is, or the first one. Names are compared without extension and
     without RAF-DB's "_aligned"; where several faces have the same name, the one whose folders agree most is meant. A
-    name in the folder of another split (`utils.preparing.named.SPLITS`) than a face's is never its name, unless it is a
-    hash. Where no face has the name, what identifies a picture in it does (FER+'s fer0000000, RAF-DB's test_0000, a
-    hash), and AffectNet's faces are found by the source picture that `pre_process_affect_net` noted in `sources.csv`.
+    name in the folder of another split (`utils.preparing.named.SPLITS`) or class than a face's is never its name,
+    unless it is a hash. Where no face has the name, what identifies a picture in it does (FER+'s fer0000000, RAF-DB's
+    test_0000, a hash), and AffectNet's faces are found by the source picture that `pre_process_affect_net` noted in
+    `sources.csv`.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -192,6 +194,7 @@ def select_faces(faces: FaceDataset, names_file: Path) -> Subset:
         raise DatasetError(
             f"none of the {len(found_by_name):,} names in {names_file} ({listed}) is a face of {faces.name}, "
             f"whose files are named like {printable(faces.paths[0].name)}; {why}"
+            f"{encoding_hint(names_file, found_by_name)}"
         )
     part = faces.subset(chosen, f"{faces.name}, subset {names_file.stem}")
     return Subset(part, len(faces), len(found_by_name), unknown)
@@ -231,11 +234,12 @@ class _Finder:
 
     def __init__(self, faces: FaceDataset, sources: dict[int, str]) -> None:
         self.faces = faces
+        self._is_folder = cache(Path.is_dir)
         self.by_name: dict[str, list[tuple[int, Path]]] = defaultdict(list)
         self.by_identifier: dict[str, set[int]] = defaultdict(set)
         originals = ((face, Path(source.replace("\\", "/"))) for face, source in sources.items())
         for face, path in chain(enumerate(faces.paths), originals):
-            self.by_name[_bare(path.name).lower()].append((face, path))
+            self.by_name[_bare(_composed(path.name)).lower()].append((face, path))
             for identifier in _identifiers(path.name):
                 self.by_identifier[identifier].add(face)
 
@@ -273,21 +277,46 @@ class _Finder:
         *folders, last = _parts(name) or [""]
         found = []
         for face, path in self.by_name.get(_bare(last).lower(), []):
-            in_case, in_full = _bare(path.name) == _bare(last), path.name == last
+            own = _composed(path.name)
+            in_case, in_full = _bare(own) == _bare(last), own == last
             found.append((_Agreement(in_case, _count_same(path.parent.parts, folders), in_full), face))
         best = max((agreement for agreement, _ in found), default=_Agreement(False, 0, False))
         return sorted({face for agreement, face in found if agreement == best}), best
 
     def _is_elsewhere(self, face: int, name: str) -> bool:
-        """Tell whether a name is in the folder of another split than a face."""
-        named = _split_of(_parts(name)[:-1])
-        own = {_split_of(self.faces.paths[face].parent.parts), _split_of([self.faces.split])} - {None}
-        return bool(named and own) and named not in own
+        """Tell whether a name is in the folder of another split than a face, or of another class.
+
+        Of another class is a folder named after another emotion, or, where the face's is one of a class, another one
+        beside it. Numbers name no class, and what identifies a picture does so in every folder.
+        """
+        path, folders = self.faces.paths[face], _parts(name)[:-1]
+        named = _split_of(folders)
+        own = {_split_of(path.parent.parts), _split_of([self.faces.split])} - {None}
+        if named and own and named not in own:
+            return True
+        last, emotion = next(reversed(folders), ""), emotion_of(path.parent.name)
+        if not last or not emotion or last.isdigit() or _is_same_folder(last, path.parent.name) or _identifiers(name):
+            return False
+        return (emotion_of(last) or emotion) != emotion or self._is_folder(path.parent.parent / last)
+
+
+def _why_skipped(match: _Match, name: str) -> str:
+    """Say what kind of row it is that is for no face."""
+    if match.elsewhere:
+        return "rows in a folder of another split or class"
+    if any("\udc80" <= letter <= "\udcff" for letter in name):
+        return "rows for no face, with letters that are not UTF-8: save the table as UTF-8"
+    return "rows for no face that is scored"
 
 
 def _parts(name: str) -> list[str]:
-    """Return the folders of a name and what is in the last one."""
-    return [part for part in name.replace("\\", "/").split("/") if part]
+    """Return the folders of a name and what is in the last one, their accents in letters of one kind."""
+    return [part for part in _composed(name).replace("\\", "/").split("/") if part]
+
+
+def _composed(name: str) -> str:
+    """Return a name with its accents in their letters (NFC): a Mac has them as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _split_of(folders: Sequence[str]) -> str | None:
@@ -299,8 +328,12 @@ def _split_of(folders: Sequence[str]) -> str | None:
 def _count_same(path: Sequence[str], named: Sequence[str]) -> int:
     """Count the folders that are the same, from the last one on: of another machine the first ones differ."""
     pairs = zip(reversed(path), reversed(named), strict=False)
-    same = ((_split_of([one]) or one.lower()) == (_split_of([other]) or other.lower()) for one, other in pairs)
-    return sum(takewhile(bool, same))
+    return sum(takewhile(bool, (_is_same_folder(one, other) for one, other in pairs)))
+
+
+def _is_same_folder(one: str, other: str) -> bool:
+    one, other = (_split_of([name]) or _composed(name).lower() for name in (one, other))
+    return one == other
 
 
 def _possible_names(line: str) -> tuple[str, list[str]]:

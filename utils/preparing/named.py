@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ FILE = (
 )  # fmt: skip
 LABEL = ("label", "labels", "emotion", "emotions", "expression", "class", "dominant_emotion")
 SPLIT = ("split", "usage", "subset")
+MAYBE_SPLIT = ("set", "partition", "phase", "fold", "dataset", "part")  # where every cell names a split
+COLUMNS = ("file", "label", "predicted", "split", "unused")  # what --columns gives names to, besides emotions
 ELSEWHERE = re.compile(r"[/~]|[a-z]+:")  # how a path on another disk, computer or page begins, in lower case
 LAYOUT = (
     "folders named after emotions (Happiness/, sad/, ...), or train/ and test/ with such folders, or a table "
@@ -75,6 +78,21 @@ def read_pairs(text: str, flag: str) -> dict[str, str]:
         if not (theirs and equals and ours):
             raise DatasetError(f"{flag} {printable(text)}: expected THEIRS=OURS, several of them with commas between")
         pairs[theirs.lower()] = ours
+    return pairs
+
+
+def read_columns(text: str) -> dict[str, str]:
+    """Read what `--columns` maps: the name of a column, and what it is for us.
+
+    Raises:
+        DatasetError: when it is malformed or maps to nothing that we know.
+    """
+    pairs = read_pairs(text, "--columns")
+    for theirs, ours in pairs.items():
+        if ours.lower() not in COLUMNS and emotion_of(ours) is None:
+            raise DatasetError(
+                f"--columns {theirs}={printable(ours)}: expected {', '.join(COLUMNS)} or an emotion on the right"
+            )
     return pairs
 
 
@@ -119,12 +137,30 @@ def find_column(
     return found
 
 
+def find_file_column(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> str:
+    """Return the column of the pictures' names: of several with a known name the first one that begins with a picture.
+
+    Raises:
+        DatasetError: when there is none, or the first row is malformed.
+    """
+    known = [name for name in FILE if name in header and name not in columns]
+    if len(known) > 1 and not any(ours.lower() == "file" and theirs in header for theirs, ours in columns.items()):
+        first = next((row for _, row in table_rows(path, known)), {})
+        known.sort(key=lambda name: not is_picture_name(first.get(name, "")))
+    return find_column(header, "file", known, columns, path)
+
+
+def is_picture_name(name: str) -> bool:
+    """Tell whether a name ends as a picture's does."""
+    return PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES
+
+
 def read_header(path: Path) -> list[str]:
     """Return the names of a table's columns, in lower case.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        DatasetError: when it is no text, or empty.
+        DatasetError: when it is no text, empty, or begins with a picture in place of a header.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path.absolute()}; expected a CSV file with a header")
@@ -132,7 +168,13 @@ def read_header(path: Path) -> list[str]:
     if first is None:
         raise DatasetError(f"{path} is empty; expected a table with a header")
     separator = separator_of(first, lambda cells: len(cells) > 1)
-    return [cell.strip().lower() for cell in cells_or_none(first, separator)]
+    header = [cell.strip().lower() for cell in cells_or_none(first, separator)]
+    if any(map(is_picture_name, header)):
+        raise DatasetError(
+            f"{path} has no header: its first line is {printable(first, 200)}; expected the columns' names, such as "
+            "file,label"
+        )
+    return header
 
 
 def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -150,11 +192,13 @@ def table_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[st
 
 
 def is_named(root: Path, split: str) -> bool:
-    """Tell whether a path is a table, or a split in it is one or has folders named after emotions."""
+    """Tell whether a path is a table, or a split in it is one or has folders named after emotions, not numbers."""
     if root.is_file():
         return True
-    place = _find_split(root, split, {})
-    return place is not None and (place.is_file() or not any(inner.name.isdigit() for inner in folders_in(place)))
+    if any(_has_numbers(one_named(root, word)) for word in SPLITS[split]):
+        return False
+    table = _whole_table(root, {})
+    return _find_split(root, split, {}) is not None or (table is not None and _has_columns(table))
 
 
 def splits_in(root: Path, columns: str = "", names: str = "") -> list[str | None]:
@@ -162,7 +206,7 @@ def splits_in(root: Path, columns: str = "", names: str = "") -> list[str | None
     words = read_names(names)
     table = _whole_table(root, words)
     if table is not None:
-        present = set(map(_split_of, _split_values(table, read_pairs(columns, "--columns"))[1]))
+        present = set(map(_split_of, _split_values(table, read_columns(columns))[1]))
         return [split for split in SPLITS if split in present] or [None]
     return [split for split in SPLITS if _find_split(root, split, words) is not None] or [None]
 
@@ -180,7 +224,7 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
     Raises:
         DatasetError: when nothing is found, rows are malformed, pictures are missing, or there is but one class.
     """
-    words, pairs = read_names(names), read_pairs(columns, "--columns")
+    words, pairs = read_names(names), read_columns(columns)
     table = _whole_table(root, words)
     if table is not None:
         if split is None:
@@ -199,8 +243,12 @@ def read_named(root: Path, split: str | None, listing: Listing, columns: str = "
     for name, other in places.items():
         if name != split and other is not None and other.is_dir():
             classes[name] = _list_emotions(other, words, Listing())
+    if split is not None:
+        for beside in (inner for inner in folders_in(root) if emotion_of(inner.name, words)):
+            number = len(list_files(beside, PHOTO_SUFFIXES).files)
+            listing.left_out[f"pictures in {printable(beside.name)}, beside the folders of splits"] += number
     filled = {emotion for pictures in classes.values() for emotion, paths in pictures.items() if paths}
-    class_names = _in_order(filled, place)
+    class_names = _in_order(filled, place, listing)
     paths = [path for name in class_names for path in classes[split].get(name, [])]
     labels = [label for label, name in enumerate(class_names) for _ in classes[split].get(name, [])]
     if not paths:
@@ -222,8 +270,19 @@ def _whole_table(root: Path, words: Mapping[str, str]) -> Path | None:
 
 def _split_values(table: Path, columns: Mapping[str, str]) -> tuple[str | None, Counter[str]]:
     """Return the column that says of which split a row is, None without one, and how often it says what."""
-    column = find_column(read_header(table), "split", SPLIT, columns, table, need=False)
+    column = _split_column(table, columns)
     return column, Counter(row[column] for _, row in table_rows(table, [column])) if column else Counter()
+
+
+def _split_column(table: Path, columns: Mapping[str, str]) -> str | None:
+    """Return the column that says of which split a row is: by its name, or because it names splits and nothing else."""
+    header = read_header(table)
+    column = find_column(header, "split", SPLIT, columns, table, need=False)
+    for name in MAYBE_SPLIT:
+        if column is None and name in header and name not in columns:
+            splits = {_split_of(row[name]) for _, row in table_rows(table, [name])}
+            column = name if len(splits) > 1 and None not in splits else None
+    return column
 
 
 def _split_of(word: str) -> str | None:
@@ -247,15 +306,41 @@ def _shown(values: Counter[str]) -> str:
 
 
 def _find_split(root: Path, split: str, words: Mapping[str, str]) -> Path | None:
-    """Return the folder or table of a split, None where there is none."""
+    """Return the folder or table of a split, None where there is none; raises DatasetError for two folders of it."""
+    places: list[Path] = []
     for word in SPLITS[split]:
         folder = one_named(root, word)
         if folder.is_dir() and _holds_faces(folder, words):
-            return folder
-        tables = [one_named(root, word + suffix) for suffix in TABLES]
-        if any(table.is_file() for table in tables):
-            return next(table for table in tables if table.is_file())
-    return None
+            places.append(folder)
+            continue
+        has_folders = _has_numbers(folder) or _has_emotions(root, words)  # beside which a list of names is no table
+        tables = [table for suffix in TABLES if (table := one_named(root, word + suffix)).is_file()]
+        places += [table for table in tables if not has_folders or _is_table(table)][:1]
+    folders = [place.name for place in places if place.is_dir()]
+    if len(folders) > 1:
+        raise DatasetError(
+            f"{root.absolute()} has several folders for {split}: {printable(' and '.join(folders))}; expected one. "
+            "Bring their pictures together, or take the other away"
+        )
+    return next(iter(places), None)
+
+
+def _is_table(path: Path) -> bool:
+    """Tell whether a file has a header of several columns, and is not a list of pictures."""
+    try:
+        return len(read_header(path)) > 1
+    except DatasetError:
+        return False
+
+
+def _has_columns(table: Path) -> bool:
+    """Tell whether a table names a column for files and one for labels as is common."""
+    return _is_table(table) and all(any(name in known for name in read_header(table)) for known in (FILE, LABEL))
+
+
+def _has_numbers(folder: Path) -> bool:
+    """Tell whether a folder holds folders with numbers for names."""
+    return folder.is_dir() and any(inner.name.isdigit() for inner in folders_in(folder))
 
 
 def _holds_faces(folder: Path, words: Mapping[str, str]) -> bool:
@@ -266,7 +351,7 @@ def _holds_faces(folder: Path, words: Mapping[str, str]) -> bool:
 
 
 def _has_emotions(folder: Path, words: Mapping[str, str]) -> bool:
-    return any(emotion_of(inner.name, words) for inner in folders_in(folder))
+    return folder.is_dir() and any(emotion_of(inner.name, words) for inner in folders_in(folder))
 
 
 def _table_in(folder: Path) -> Path | None:
@@ -307,6 +392,12 @@ def _list_emotions(folder: Path, words: Mapping[str, str], found: Listing) -> di
         if emotion is None:
             found.left_out[f"pictures in {printable(name)}, which names no emotion"] += len(listing.files)
             continue
+        splits = {inner.name: _split_of(inner.name) for inner in folders_in(folder / name)}
+        if len(set(splits.values()) - {None}) > 1:
+            raise DatasetError(
+                f"{folder / name} holds {printable(', '.join(splits))}: folders of splits are expected above those of "
+                f"emotions. Expected {LAYOUT}"
+            )
         found.leave_out(listing)
         pictures.setdefault(emotion, []).extend(listing.files)
     return pictures
@@ -328,13 +419,16 @@ class _Pictures:
         self.folder = folder
         self.files = list_files(folder, PHOTO_SUFFIXES).files
         self._by_path = only_ones(self.files, lambda path: _key(path.relative_to(folder).as_posix()))
-        self._by_name: dict[str | None, dict[str, Path]] = {}  # by the split that asks
+        self._folders = {key for path in self.files for key in self._parents(path)}
+        self._by_name: dict[str | None, dict[str, list[Path]]] = {}  # by the split that asks
 
     def find(self, name: str, split: str | None) -> Path | None:
         """Return the picture of a row of a split; None where it is not there.
 
-        A name leads to the only picture of that name here, but never into another split's folder, and where it has a
-        folder, that is not of another computer, only to a picture beside the table or in a folder of the same name.
+        A name leads to the only picture of that name here whose folders agree with it most, from the last one on, but
+        never into another split's folder. Where no folder agrees it must be the only picture of that name, and it is
+        not taken from another folder when the one that is named is here, or names another emotion. Where none has the
+        name, one with another suffix (.jpg for .png) does.
         """
         try:
             if name and (self.folder / name).is_file():
@@ -347,16 +441,45 @@ class _Pictures:
             return self._by_path[key]
         split = split or next(filter(None, map(_split_of, reversed(folder.split("/")))), None)
         if split not in self._by_name:
-            allowed = (path for path in self.files if self._splits(path) <= {split} or split is None)
-            self._by_name[split] = only_ones(allowed, lambda path: _key(path.name))
-        found = self._by_name[split].get(file)
-        if found is None or not folder or ELSEWHERE.match(folder) or found.parent == self.folder:
-            return found
-        return found if _key(found.parent.name) == folder.rpartition("/")[2] else None
+            by_name = self._by_name[split] = defaultdict(list)
+            for path in self.files:
+                if split is None or self._splits(path) <= {split}:
+                    by_name[_key(path.name)].append(path)
+                    by_name[_stem(_key(path.name))].append(path)
+        names = self._by_name[split]
+        found = names.get(file) or names.get(_stem(file), [])
+        folders = folder.split("/") if folder else []
+        agreement = {path: _count_same(reversed(folders), reversed(self._parents(path))) for path in found}
+        best = [path for path in found if agreement[path] == max(agreement.values())]
+        if len(best) != 1:
+            return None
+        picture = best[0]
+        if agreement[picture] or not folders:
+            return picture
+        own = self._parents(picture)
+        if folders[-1] in self._folders and folders[-1] not in own:
+            return None
+        emotions = {emotion_of(folders[-1]), emotion_of(picture.parent.name)} - {None}
+        is_free = not own or ELSEWHERE.match(folder)
+        return picture if is_free and len(emotions) < 2 else None
+
+    def _parents(self, path: Path) -> list[str]:
+        """Return the folders that a picture is in, below the table's, as they are compared."""
+        return [_key(part) for part in path.relative_to(self.folder).parts[:-1]]
 
     def _splits(self, path: Path) -> set[str]:
         """Return the splits whose folders a picture is in."""
         return set(filter(None, map(_split_of, path.relative_to(self.folder).parts[:-1])))
+
+
+def _stem(key: str) -> str:
+    """Return the name of a picture without its suffix; other names as they are."""
+    return PurePosixPath(key).stem if is_picture_name(key) else key
+
+
+def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
+    """Count how many are the same from the first on."""
+    return sum(takewhile(bool, (a == b for a, b in zip(one, other, strict=False))))
 
 
 def _key(name: str) -> str:
@@ -369,10 +492,8 @@ def _read_table(
 ) -> NamedFaces:
     """Read file and label of every row of a table, or of those of a split."""
     header = read_header(path)
-    file, label = (
-        find_column(header, role, known, columns, path) for role, known in (("file", FILE), ("label", LABEL))
-    )
-    part = find_column(header, "split", SPLIT, columns, path, need=False)
+    file = find_file_column(path, header, columns)
+    label, part = find_column(header, "label", LABEL, columns, path), _split_column(path, columns)
     if split is not None and part is None:
         raise DatasetError(
             f"{path} has no column that says which rows are {split}; expected a column split, or one mapped to it by "
@@ -390,6 +511,8 @@ def _read_table(
         emotions.add(emotion)
         values[row[part] if part else ""] += 1
         if split is not None and _split_of(row[part]) != split:
+            if _split_of(row[part]) is None:
+                listing.left_out[f"rows whose {printable(part)} is {printable(row[part]) or 'empty'}, no split"] += 1
             continue
         name = row[file].replace("\\", "/")
         picture = pictures.find(name, (_split_of(row[part]) if part else None) or own)
@@ -403,7 +526,7 @@ def _read_table(
             f"{len(absent):,} pictures that {path} names are not there (first: {printable(absent[0], 200)}); names "
             f"are relative to {path.parent.absolute()}{encoding_hint(path, absent)}"
         )
-    class_names = _in_order(emotions, path)
+    class_names = _in_order(emotions, path, listing)
     if not rows:
         rows_of = f" of {split}" if split else ""
         also = f" (its column {part} says {_shown(values)})" if any(values) else ""
@@ -416,9 +539,9 @@ def _read_table(
     return NamedFaces(paths, labels, class_names, f"table {path.name}, {file} and {label}")
 
 
-def _in_order(emotions: set[str], where: Path) -> tuple[str, ...]:
+def _in_order(emotions: set[str], where: Path, listing: Listing) -> tuple[str, ...]:
     if len(emotions) < 2:
-        found = ", ".join(emotions) or "none"
+        found = "; ".join([", ".join(emotions) or "none", *filter(None, [printable(str(listing), 300)])])
         raise DatasetError(
             f"{where} has faces of fewer than two emotions ({found}); expected {LAYOUT}. Other names are mapped by "
             "--names THEIRS=OURS, as in --names joy=Happiness"

@@ -9,6 +9,7 @@ import codecs
 import csv
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from diversified_fer.contents import ARCHIVE, ELSEWHERE, WORKBOOK, recognize
 
 HEAD = 65_536  # bytes looked at to tell what a file is
 SEPARATORS = (",", ";", "\t")
+EXCEL_SEPARATOR = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # the first line of some tables, which only Excel reads
 MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -100,7 +102,7 @@ def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
         with path.open(encoding=encoding, errors=errors, newline=None) as file:
             for number, line in enumerate(file, start=1):
                 line = line.rstrip("\n").lstrip("\ufeff")  # tables that were joined bring their marks
-                if line.strip(' \t\v\f,;"'):
+                if line.strip(' \t\v\f,;"') and not (number == 1 and EXCEL_SEPARATOR.fullmatch(line)):
                     yield number, line
     except UnicodeError:
         raise DatasetError(
