@@ -17,7 +17,12 @@ from diversified_fer.scores import Classifier
 from diversified_fer.tracking import SMOOTHING, follow_people
 
 BATCH_SIZE = 32
-load_classifier = lru_cache(maxsize=2)(OnnxClassifier)
+
+
+@lru_cache(maxsize=2)
+def load_classifier(path: Path, written: tuple[int, int]) -> OnnxClassifier:
+    """Read a network; once, until the file is written again, of which its time and size tell."""
+    return OnnxClassifier(path)
 
 
 def analyze(
@@ -72,7 +77,7 @@ def analyze(
         for place, image in enumerate(listed)
     ]
     files = [list_media([Path(image)]).files if isinstance(image, str | Path) else [] for image in pictures]
-    model = load_classifier(Path(network)) if isinstance(network, str | Path) else network
+    model = _read_network(Path(network)) if isinstance(network, str | Path) else network
 
     def frames() -> Iterator[Frame]:
         for image, paths in zip(pictures, files, strict=True):
@@ -84,6 +89,13 @@ def analyze(
     smoothed = smooth > 0 and any(path.suffix.lower() in VIDEO_SUFFIXES for paths in files for path in paths)
     labelled = follow_people(found, smooth)
     return [row for frame, faces in labelled for row in rows_of(frame, faces, model, branches, smoothed)]
+
+
+def _read_network(path: Path) -> OnnxClassifier:
+    if not path.is_file():  # the message is the class's
+        return OnnxClassifier(path)
+    state = path.stat()
+    return load_classifier(path.resolve(), (state.st_mtime_ns, state.st_size))
 
 
 def as_pictures(image: ImageInput, name: str) -> list[Frame]:

@@ -85,8 +85,8 @@ def _without_prefix(found: dict[Any, Any], landmarks: Sequence[str]) -> dict[str
     prefix = min((prefix for prefix in complete if prefix == "" or prefix.endswith(".")), key=len, default=None)
     if prefix is None:
         return None
-    stripped = {key.removeprefix(prefix): value for key, value in state.items()}
-    return stripped if len(stripped) == len(state) else state
+    # with a prefix, names without it are of other modules, such as a weighted loss
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:

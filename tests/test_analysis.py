@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diversified_fer import OnnxClassifier, analyze
+from diversified_fer import OnnxClassifier, analysis, analyze
+from diversified_fer.classifier import SHIPPED
 from diversified_fer.faces import label_faces
 from diversified_fer.media.media import Frame, MediaError
 from diversified_fer.scores import sharpen
@@ -155,3 +156,18 @@ def test_the_wheel_labels_a_photo_without_pytorch(photograph, tmp_path):
     assert "1 pictures, 2 faces" in done.stdout
     with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         assert [row["label"] for row in csv.DictReader(file)] == [row["label"] for row in analyze(photograph)]
+
+
+def test_a_network_that_was_written_again_is_read_again(tmp_path):
+    face, path = np.zeros((64, 64, 3), np.uint8), tmp_path / "face.onnx"
+    shutil.copy(SHIPPED, path)
+    first = analyze(face, path, "none")
+    read = analysis.load_classifier.cache_info()
+    assert analyze(face, path, "none") == first
+    assert analysis.load_classifier.cache_info().misses == read.misses
+    os.utime(path, ns=(0, 0))
+    analyze(face, path, "none")
+    assert analysis.load_classifier.cache_info().misses == read.misses + 1
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"face\.onnx"):
+        analyze(face, path, "none")

@@ -19,11 +19,20 @@ import pytest
 from PIL import Image
 
 from diversified_fer.media import video as decoding
+from diversified_fer.media.arrays import as_rgb
 from diversified_fer.media.container import examine_container
 from diversified_fer.media.inputs import describe_left_out, find_media, list_media
 from diversified_fer.media.media import VideoFile, read_media, read_photo, stream_video
 from diversified_fer.media.output import common_folder, plan_places
-from diversified_fer.media.picture import FORMATS, PHOTO_SUFFIXES, MediaError, decode, is_ordinary
+from diversified_fer.media.picture import (
+    FORMATS,
+    PHOTO_SUFFIXES,
+    TURNED_BACK,
+    MediaError,
+    decode,
+    is_ordinary,
+    open_picture,
+)
 from utils.preparing.crop import crop_face
 from utils.udata import DatasetError, read_image
 
@@ -614,3 +623,26 @@ def test_the_worker_imports_little():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_whatever_its_other_notes_are(orientation, tmp_path):
+    upright = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    stored = Image.fromarray(upright)
+    if orientation in TURNED_BACK:
+        stored = stored.transpose(TURNED_BACK[orientation])
+    tags = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    tags += struct.pack("<HHI4s", 0x011A, 2, 3, b"72")  # the resolution, a text where a fraction is expected
+    notes = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    stored.save(tmp_path / "a.webp", lossless=True, exif=notes)
+    assert np.array_equal(open_picture(tmp_path / "a.webp").pixels, upright)
+    assert np.array_equal(as_rgb(Image.open(tmp_path / "a.webp"), "images"), upright)
+
+
+def test_a_tiff_whose_white_is_zero(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 65_536, (8, 8), np.uint16)
+    Image.fromarray(65_535 - grey).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    Image.fromarray(grey).save(tmp_path / "b.tif")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.tag_v2[262] == 0
+    assert np.array_equal(open_picture(tmp_path / "a.tif").pixels, open_picture(tmp_path / "b.tif").pixels)

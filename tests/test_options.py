@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import esr_ferplus
 from evaluate import Evaluation
 from models.esr import ESR
 from models.manet import MANet
@@ -126,3 +127,22 @@ def test_a_disk_that_is_full_is_an_error_before_pictures_are_written(tmp_path, m
     with pytest.raises(OSError, match=r"GiB\) cannot be kept in .*cache \(No space left on device\)"):
         FaceImages(faces, 48, cache_folder=tmp_path / "cache")
     assert not np.any([path.suffix == ".npy" for path in (tmp_path / "cache").iterdir()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr_new": np.float64(0.05)}, r"lr_new is .*expected a plain Python value"),
+        ({"zoom": (np.float64(1.0), 1.2)}, r"zoom is .*expected a plain Python value"),
+        ({"zoom": 1.25}, r"zoom is 1\.25; expected tuple\[float, float\]"),
+        ({"zoom": (1.0,)}, r"zoom is \(1\.0,\); expected tuple"),
+        ({"seed": None}, "seed is None; expected int"),
+        ({"batch_size": None}, "batch_size is None; expected int"),
+        ({"name_experiment": 7}, "name_experiment is 7; expected str"),
+        ({"nesterov": "False"}, "nesterov is 'False'; expected bool"),
+        ({"base_path_to_cache": "x"}, r"base_path_to_cache is 'x'; expected a path, as in Path\('x'\)"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_options(replace(esr_ferplus.Experiment(), **changes))

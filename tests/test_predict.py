@@ -292,7 +292,7 @@ def test_a_photo_whose_camera_notes_are_damaged_is_read_as_it_is_stored(tmp_path
     Image.fromarray(photograph).save(tmp_path / "notes.png", exif=exif[6:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "diversified_fer.media.picture.ImageOps.exif_transpose",
+            "diversified_fer.media.picture.Image.Image.getexif",
             lambda image: (_ for _ in ()).throw(struct.error("bad")),
         )
         assert read_photo(tmp_path / "notes.png").shape == (440, 600, 3)

@@ -639,3 +639,15 @@ def test_devices_that_are_not_there_are_refused_and_those_that_are_named(folder,
             ValueError, match="device is 'cuda', but PyTorch finds no CUDA GPU here; this machine has cpu"
         ):
             load_model(folder, device="cuda")
+
+
+def test_what_a_wrapper_holds_beside_the_network_is_left_out(tmp_path):
+    model = MANet(num_classes=7, image_size=64)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.ones(7)}}, tmp_path / "lightning.ckpt")
+    found = load_model(tmp_path / "lightning.ckpt")
+    assert torch.equal(found.fc_1.weight, model.fc_1.weight)
+    del state["model.fc_1.bias"]
+    torch.save({"state_dict": state}, tmp_path / "lacks.ckpt")
+    with pytest.raises(CheckpointError, match=r"1 missing: fc_1\.bias"):
+        load_model(tmp_path / "lacks.ckpt")

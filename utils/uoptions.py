@@ -6,7 +6,8 @@ The same name means the same in every script, so what its value may be is said o
 import math
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from models.classifier import ExpressionClassifier
 
@@ -57,12 +58,19 @@ def check_options(options: Any, network: type[ExpressionClassifier] | None = Non
     kinds = get_type_hints(type(options))
     for name in names:
         value = getattr(options, name)
+        if hasattr(value, "dtype") or (type(value) is tuple and any(hasattr(item, "dtype") for item in value)):
+            raise ValueError(
+                f"{name} is {value!r}; expected a plain Python value, as in float(x), int(x) or x.tolist()"
+            )
         if name in RANGES and value is not None and not _is_within(value, RANGES[name]):
             raise ValueError(f"{name} is {value!r}; expected {RANGES[name].words}")
         if get_origin(kinds[name]) is Literal and value not in get_args(kinds[name]):
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(kinds[name])))}")
-        if kinds[name] is Path and not isinstance(value, Path):
-            raise ValueError(f"{name} is {value!r}; expected a path, as in Path({str(value)!r})")
+        if Path in (kinds[name], *get_args(kinds[name])) and isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}; expected a path, as in Path({value!r})")
+        if not _is_of_kind(value, kinds[name]):
+            expected = str(kinds[name]) if get_args(kinds[name]) else kinds[name].__name__
+            raise ValueError(f"{name} is {value!r}; expected {expected.replace('pathlib.', '')}")
     gamma = getattr(options, "diversity_gamma", "median")
     if gamma != "median" and (not _is_within(gamma, NOT_NEGATIVE) or gamma == 0):
         raise ValueError(f"diversity_gamma is {gamma!r}; expected a number above 0, or 'median'")
@@ -84,6 +92,23 @@ def check_options(options: Any, network: type[ExpressionClassifier] | None = Non
         network.check_image_size(options.image_size)
         if options.batch_size < 2:
             raise ValueError("batch_size is 1; expected 2 or more: BatchNorm learns from the spread within a batch")
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Tell whether a value is of an annotation's kind; kinds other than plain values, paths and tuples take any."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_of_kind(value, inner) for inner in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        inner = inner[:1] * len(value) if inner[-1] is Ellipsis and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_is_of_kind, value, inner))
+    if kind is float:
+        return type(value) in (int, float)
+    if kind in (int, bool, str, NoneType):
+        return type(value) is kind
+    return isinstance(value, Path) if kind is Path else True
 
 
 def _is_within(value: Any, allowed: Range) -> bool:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from diversified_fer.media.picture import read_picture
+from diversified_fer.media.picture import read_picture, turn_upright
 
 ImageInput = np.ndarray | Image.Image | str | Path
 
@@ -52,7 +52,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{name} is a PIL image of mode {image.mode}; expected 8 bits per channel (RGB, L, ...)")
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = turn_upright(image, image)
         transparent = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa")
         transparent |= upright.mode in ("1", "L", "P", "RGB") and "transparency" in upright.info  # one colour is
         if upright.mode == "La":

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from diversified_fer.contents import ARCHIVE, ELSEWHERE, PDF, PICTURE, recognize
 from diversified_fer.media.pngjpeg import jpeg_header, png_header
@@ -35,6 +35,12 @@ HEIC_REMEDY = (
 HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 REMEDIES = {ARCHIVE: ": unpack it", PDF: ": export its pictures as PNG or JPEG", ELSEWHERE: ""}
 
+ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 262, 0  # tags of EXIF and TIFF, and a value of the latter
+TURNS = {  # to an upright picture, from one with that orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 TURNED_BACK = {  # from what a picture with that orientation (EXIF) is when it is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
@@ -213,7 +219,7 @@ def _decode_carefully(data: bytes, upright: bool) -> Picture:
         _check_size(*image.size)  # a GIF's grows with its first picture
         visible = _to_rgb(image, data)
         if upright:
-            visible = _turn(visible, image)
+            visible = turn_upright(visible, image)
         elif turned in TURNED_BACK:  # Pillow turns a TIFF upright when it loads it
             visible = visible.transpose(TURNED_BACK[turned])
     return Picture(np.array(visible), count)
@@ -229,13 +235,14 @@ def _count(image: Image.Image) -> int:
         return 1
 
 
-def _turn(visible: Image.Image, image: Image.Image) -> Image.Image:
-    """Turn a picture upright, as the notes of the file it is from say; damaged notes say nothing."""
+def turn_upright(picture: Image.Image, notes: Image.Image) -> Image.Image:
+    """Turn a picture upright, as the orientation in the notes of an image says; damaged notes say nothing."""
     try:
-        visible.getexif()[0x0112] = image.getexif().get(0x0112, 1)
-        return ImageOps.exif_transpose(visible)
+        orientation = notes.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow's reader of notes raises what the first wrong byte leads to
-        return visible
+        return picture
+    how = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if how is None else picture.transpose(how)
 
 
 def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
@@ -266,10 +273,11 @@ def _grey(image: Image.Image) -> np.ndarray:
                 f"its numbers are floats from {values.min():.4g} to {values.max():.4g}; expected 0 (black) to 1 "
                 "(white): scale them, or save it with 8 bits"
             )
-        return values * 65535
+        values = values * 65535
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those two hold 16 bits at most, which are scaled
         raise MediaError("it has 32 bits per pixel, and which of them is white is not known: save it with 8 or 16 bits")
-    return values
+    is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    return 65535 - values if is_negative else values
 
 
 def _shade(values: np.ndarray, transparent: int | None) -> Image.Image:
