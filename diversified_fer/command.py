@@ -201,12 +201,14 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
     smoothed = wanted.smooth > 0 and (live or any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths))
     began = time.perf_counter()
     place = wanted.output / "predictions.csv"
-    with naming(place):
-        place.unlink(missing_ok=True)  # of an earlier run
-        with replacing(place) as temporary, temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file:
-            table = FaceTable(file, model, wanted.branches, smoothed)
-            with PeopleTable(wanted.output, model) as people:
-                write_results(wanted, labelled, paths, table, people, model, explain)
+    with (
+        naming(place),
+        replacing(place) as temporary,
+        temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file,
+    ):
+        table = FaceTable(file, model, wanted.branches, smoothed)
+        with PeopleTable(wanted.output, model) as people:
+            write_results(wanted, labelled, paths, table, people, model, explain)
     seconds = time.perf_counter() - began
     given = [label for label in (*model.labels, UNSURE) if table.labels[label]]
     faces = sum(table.labels[label] for label in given)

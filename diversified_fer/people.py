@@ -146,11 +146,12 @@ class PeopleTable:
         self._writer: csv.DictWriter | None = None
 
     def __enter__(self) -> "PeopleTable":
-        self._path.unlink(missing_ok=True)  # of an earlier run
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
+        if not self.is_written and not any(error):
+            self._path.unlink(missing_ok=True)  # an earlier run's, of which the new table of faces says nothing
 
     @contextlib.contextmanager
     def video(self, source: str | Path, place: Path) -> Iterator[PeopleSummary]:

@@ -614,6 +614,12 @@ def test_webcam_that_is_not_there(checkpoint, tmp_path):
     with pytest.raises(MediaError, match="no webcam 97: check that it is plugged in"):
         predict.main(predict.Prediction(webcam=97, checkpoint=checkpoint, output=tmp_path))
     assert not any(tmp_path.iterdir())
+    for name in ("predictions.csv", "people.csv"):
+        (tmp_path / name).write_text("of an earlier run")
+    with pytest.raises(MediaError, match="no webcam 97"):
+        predict.main(predict.Prediction(webcam=97, checkpoint=checkpoint, output=tmp_path))
+    for name in ("predictions.csv", "people.csv"):
+        assert (tmp_path / name).read_text() == "of an earlier run"
 
 
 class Camera:

@@ -676,6 +676,20 @@ def test_fer_plus_pictures_and_labels(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(ValueError, match="choose another destination"):
         pre_process_fer_plus(*tables, out)
     assert contents(out) == whole
+    labels = tmp_path / "mine" / "Labels" / "FER2013Train" / "label.csv"
+    write(labels, b"of somebody else")
+    with pytest.raises(ValueError, match=r"holds labels of unknown origin .*Nothing was changed"):
+        pre_process_fer_plus(*tables, tmp_path / "mine")
+    assert labels.read_bytes() == b"of somebody else"
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as raised:
+        pre_process_fer_plus("~/none.csv", "~/none_new.csv", "~/out")
+    assert str(tmp_path / "none.csv") in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -105,10 +105,12 @@ def pre_process_affect_net(
         raise ValueError(f"image_size is {image_size!r}; expected a number of pixels, 96 for ESR or 224 for MA-Net")
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers is {num_workers}; expected at least 1, or None for every core available")
-    release = find_affect_net(Path(base_path_to_images), Path(base_path_to_annotations), set_index)
-    folder = Path(base_destination_path) / RELEASED_SETS[set_index].destination
+    release = find_affect_net(
+        Path(base_path_to_images).expanduser(), Path(base_path_to_annotations).expanduser(), set_index
+    )
+    folder = Path(base_destination_path).expanduser() / RELEASED_SETS[set_index].destination
     stamp = {"annotations": release.name, "image_size": image_size, "rows": len(release), "sha256": release.sha256}
-    _claim(folder, stamp, "*/[0-9]*.jpg", [folder, *folder.glob("*")])
+    _claim(folder, stamp, ("*/[0-9]*.jpg",), [folder, *folder.glob("*")])
 
     title = f"AffectNet {folder.name}, set_index {set_index}"
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
@@ -186,13 +188,13 @@ def pre_process_fer_plus(
             is written then.
         DatasetError: when no row at all could be used; errors.csv is written then.
     """
-    tables = FERPlusTables(Path(path_to_fer2013_csv), Path(path_to_fer2013new_csv))
-    root = Path(base_destination_path)
+    tables = FERPlusTables(Path(path_to_fer2013_csv).expanduser(), Path(path_to_fer2013new_csv).expanduser())
+    root = Path(base_destination_path).expanduser()
     label_files = {folder: root / "Labels" / folder / "label.csv" for folder in FER_FOLDERS.values()}
     folders = [root, *(root / "Images" / folder for folder in label_files), *(f.parent for f in label_files.values())]
     sources = {"fer2013": tables.pixels, "fer2013new": tables.votes}
     stamp = {name: {"rows": len(table), "sha256": table.sha256} for name, table in sources.items()}
-    _claim(root, stamp, "Images/FER2013*/fer*.png", folders)
+    _claim(root, stamp, ("Images/FER2013*/fer*.png", "Labels/FER2013*/label.csv"), folders)
 
     votes: dict[str, dict[str, list[int]]] = {folder: {} for folder in label_files}  # by picture
 
@@ -229,18 +231,20 @@ def _write_fer_face(
     return Outcome(number, name, face.folder, is_new)
 
 
-def _claim(folder: Path, stamp: dict[str, Any], pictures: str, folders: Iterable[Path]) -> None:
+def _claim(folder: Path, stamp: dict[str, Any], written: Iterable[str], folders: Iterable[Path]) -> None:
     """Make a folder ready: remove what an interrupted run left half written, and note what the pictures are made from.
 
-    Raises ValueError when there are pictures (those that match the pattern) and they were made from something else.
+    Raises ValueError when there are files that match a pattern of what is written and were made from something else.
     """
     stamp_file = folder / STAMP
     text = json.dumps(stamp, indent=2, sort_keys=True) + "\n"
     found = stamp_file.read_text(encoding="utf-8", errors="replace") if stamp_file.is_file() else None
-    if found != text and any(folder.glob(pictures)):
+    there = next((path for pattern in written for path in folder.glob(pattern)), None)
+    if found != text and there is not None:
         origin = f"of unknown origin (there is no {STAMP})" if found is None else f"made from {' '.join(found.split())}"
+        what = "labels" if there.suffix == ".csv" else "pictures"
         raise ValueError(
-            f"{folder} holds pictures {origin}; asked for are pictures made from {' '.join(text.split())}. Nothing was "
+            f"{folder} holds {what} {origin}; asked for are {what} made from {' '.join(text.split())}. Nothing was "
             "changed: choose another destination, or remove that folder"
         )
     for directory in folders:
