@@ -337,6 +337,12 @@ def test_a_lost_picture_is_not_replaced_by_one_of_another_class(tmp_path):
         assert [path.relative_to(root).as_posix() for path in found.paths] == ["a/0.png", "b/0.png", "b/1.png"]
 
 
+def test_a_name_in_full_comes_before_the_same_one_with_another_suffix(tmp_path):
+    root = numbered(tmp_path / "faces", ["a/1.gif", "b/1.gif.png", "b/2.png"])
+    write_table(root / "labels.csv", ["file", "label"], [("1.gif", "happy"), ("2.jpg", "sad")])
+    assert [path.name for path in EmotionFolders(root).paths] == ["1.gif", "2.png"]
+
+
 def test_how_splits_are_written(tmp_path, capsys):
     names = [f"img/{word}{k}.png" for word in ("happy", "sad") for k in range(4)]
     root = numbered(tmp_path / "faces", names)

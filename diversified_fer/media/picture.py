@@ -41,11 +41,7 @@ TURNS = {  # to an upright picture, from one with that orientation
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-TURNED_BACK = {  # from what a picture with that orientation (EXIF) is when it is upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}  # fmt: skip
+TURNED_BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}  # the way back; all but the quarter turns are their own
 
 Image.init()
 FORMATS = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
@@ -214,7 +210,7 @@ def _decode_carefully(data: bytes, upright: bool) -> Picture:
         _check_size(*image.size)
         count = _count(image)
         image.seek(0)
-        turned = image.getexif().get(0x0112) if image.format == "TIFF" and not upright else None
+        turned = image.getexif().get(ORIENTATION) if image.format == "TIFF" and not upright else None
         image.load()
         _check_size(*image.size)  # a GIF's grows with its first picture
         visible = _to_rgb(image, data)

@@ -30,9 +30,10 @@ from utils.utrain import Predictions
 
 PREDICTED = ("predicted", "prediction", "predictions", "predicted_label")  # the likeliest first
 T = TypeVar("T", bound=Hashable)
-PREFIXES = ("probability_", "probability ", "prob_", "p_", "score_", "pred_", "predicted_", "prediction_")
-SUFFIXES = ("_probability", "_prob", "_score", "_pred")
-PREDICTS = re.compile(r"(^|[^a-z])pred|^pred")  # y_pred, pred, predicted_class, ...
+AROUND_CLASS = re.compile(  # what columns of numbers have before or after the name of a class
+    r"^(?:probability[_ ]|prob_|p_|score_|pred_|predicted_|prediction_)|(?:_probability|_prob|_score|_pred)$"
+)
+PREDICTS = re.compile(r"(?:^|[^a-z])pred")  # y_pred, pred, predicted_class, ...
 A_NUMBER = re.compile(r"prob|score|conf|logit")  # of a column with the sureness of the prediction
 
 
@@ -43,7 +44,6 @@ class Answers(NamedTuple):
         path: their table.
         labels: the classes; of labels alone those of the data, then the other emotions that the table names.
         by_file: of every face that has an answer, a row (K,): probabilities, or 1 for the class named.
-        has_probabilities: whether the table has them.
         skipped: how many rows gave no answer, by reason.
         column: of the labels; None where there are probabilities.
     """
@@ -51,9 +51,13 @@ class Answers(NamedTuple):
     path: Path
     labels: tuple[str, ...]
     by_file: dict[Path, np.ndarray]
-    has_probabilities: bool
     skipped: Counter[str]
-    column: str | None = None
+    column: str | None
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the table has them, not labels alone."""
+        return self.column is None
 
 
 def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str = "") -> Answers:
@@ -61,8 +65,8 @@ def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str =
 
     A column for each of two or more emotions (with or without "probability_" before the name) holds probabilities, of
     any scale; otherwise a column `predicted` (or another with "pred" in its name, or `label`) holds the name of the
-    class: beside it, `label` is the truth. Of several rows for a face the one
-    counts whose name agrees best with its path; where such rows differ, the face has no answer.
+    class: beside it, `label` is the truth. Of several rows for a face the one counts whose name agrees best with its
+    path; where such rows differ, the face has no answer.
 
     Args:
         path: the table.
@@ -105,7 +109,7 @@ def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str =
         others = [emotion for emotion in EMOTIONS if emotion in set(said.values()) - set(own)]
         labels = (*faces.class_names, *others)
         found = {name: np.array([float(answer == known) for known in own + others]) for name, answer in said.items()}
-    return Answers(path, labels, found, has_probabilities, skipped, label)
+    return Answers(path, labels, found, skipped, label)
 
 
 def _find_classes(header: Sequence[str], mapped: Mapping[str, str], words: Mapping[str, str]) -> dict[str, str]:
@@ -117,9 +121,7 @@ def _find_classes(header: Sequence[str], mapped: Mapping[str, str], words: Mappi
     found: list[tuple[int, str, str]] = []
     for name in header:
         ours = mapped.get(name, name)
-        bare = next((ours.removeprefix(prefix) for prefix in PREFIXES if ours.startswith(prefix)), ours)
-        if bare == ours:
-            bare = next((ours.removesuffix(suffix) for suffix in SUFFIXES if ours.endswith(suffix)), ours)
+        bare = AROUND_CLASS.sub("", ours, count=1)
         emotion = emotion_of(bare, words)
         if emotion:
             found.append((0 if name in mapped else 1 if bare != ours else 2, emotion, name))
@@ -140,13 +142,15 @@ def _find_label(header: Sequence[str], mapped: Mapping[str, str], path: Path) ->
         return chosen[0]
     likely = [name for name in header if PREDICTS.search(name) and not A_NUMBER.search(name)]
     likely = [name for name in likely if mapped.get(name, "label").lower() == "label"]
-    known = [name for name in PREDICTED if name in likely] or likely
-    if len(known) > 1 and known[0] not in PREDICTED:
+    likeliest = next((name for name in (*PREDICTED, *likely) if name in likely), None)
+    if likeliest is None:
+        return find_column(header, "label", ("dominant_emotion", *LABEL), mapped, path)
+    if len(likely) > 1 and likeliest not in PREDICTED:
         raise DatasetError(
-            f"{path} has several columns that may be the prediction ({printable(', '.join(known))}): say which by "
+            f"{path} has several columns that may be the prediction ({printable(', '.join(likely))}): say which by "
             "--columns COLUMN=predicted"
         )
-    return known[0] if known else find_column(header, "label", ("dominant_emotion", *LABEL), mapped, path)
+    return likeliest
 
 
 def _only_answer(answers: Iterable[tuple[T | None, str]], skipped: Counter[str]) -> T | None:
@@ -250,8 +254,9 @@ def score_answers(answers: Answers, name: str, faces: FaceDataset, seed: int) ->
         probabilities, labels = torch.cat((rows[:, columns], others), dim=1), (*labels, NO_CLASS)
     targets = torch.from_numpy(faces.labels)
     predictions = Predictions(probabilities.clamp_min(1e-12).log()[None], targets, torch.arange(len(faces)))
-    labelled = f"labels of the column {printable(answers.column or '')!r}, without probabilities"
-    kind = "probabilities" if answers.has_probabilities else labelled
+    kind = "probabilities"
+    if answers.column is not None:
+        kind = f"labels of the column {printable(answers.column)!r}, without probabilities"
     return ScoredCheckpoint(
         name=name,
         path=answers.path,

@@ -1,19 +1,27 @@
 """Which faces are scored: a split of a data set, or those of it that a list names."""
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from itertools import chain, takewhile
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diversified_fer.media.picture import PHOTO_SUFFIXES
-from utils.preparing.named import SPLIT_WORDS, emotion_of
+from utils.preparing.named import SPLIT_WORDS, composed, count_same_at_end, emotion_of, is_picture_name
 from utils.preparing.preprocess import SOURCES
-from utils.preparing.table import BadRow, Table, cells_or_none, encoding_hint, printable, separator_of, text_lines
+from utils.preparing.table import (
+    BadRow,
+    Table,
+    cells_or_none,
+    encoding_hint,
+    is_utf8,
+    printable,
+    separator_of,
+    text_lines,
+)
 from utils.udata import AFFECTNET_NAME, DatasetError, FaceDataset
 
 HASH = re.compile(r"[0-9a-f]{32,64}")
@@ -239,7 +247,7 @@ class _Finder:
         self.by_identifier: dict[str, set[int]] = defaultdict(set)
         originals = ((face, Path(source.replace("\\", "/"))) for face, source in sources.items())
         for face, path in chain(enumerate(faces.paths), originals):
-            self.by_name[_bare(_composed(path.name)).lower()].append((face, path))
+            self.by_name[_bare(composed(path.name)).lower()].append((face, path))
             for identifier in _identifiers(path.name):
                 self.by_identifier[identifier].add(face)
 
@@ -277,9 +285,11 @@ class _Finder:
         *folders, last = _parts(name) or [""]
         found = []
         for face, path in self.by_name.get(_bare(last).lower(), []):
-            own = _composed(path.name)
+            own = composed(path.name)
             in_case, in_full = _bare(own) == _bare(last), own == last
-            found.append((_Agreement(in_case, _count_same(path.parent.parts, folders), in_full), face))
+            found.append(
+                (_Agreement(in_case, count_same_at_end(path.parent.parts, folders, _is_same_folder), in_full), face)
+            )
         best = max((agreement for agreement, _ in found), default=_Agreement(False, 0, False))
         return sorted({face for agreement, face in found if agreement == best}), best
 
@@ -304,19 +314,14 @@ def _why_skipped(match: _Match, name: str) -> str:
     """Say what kind of row it is that is for no face."""
     if match.elsewhere:
         return "rows in a folder of another split or class"
-    if any("\udc80" <= letter <= "\udcff" for letter in name):
+    if not is_utf8(name):
         return "rows for no face, with letters that are not UTF-8: save the table as UTF-8"
     return "rows for no face that is scored"
 
 
 def _parts(name: str) -> list[str]:
     """Return the folders of a name and what is in the last one, their accents in letters of one kind."""
-    return [part for part in _composed(name).replace("\\", "/").split("/") if part]
-
-
-def _composed(name: str) -> str:
-    """Return a name with its accents in their letters (NFC): a Mac has them as letters of their own."""
-    return unicodedata.normalize("NFC", name)
+    return [part for part in composed(name).replace("\\", "/").split("/") if part]
 
 
 def _split_of(folders: Sequence[str]) -> str | None:
@@ -325,14 +330,8 @@ def _split_of(folders: Sequence[str]) -> str | None:
     return next((SPLIT_WORDS[match[1].lower()] for match in found if match), None)
 
 
-def _count_same(path: Sequence[str], named: Sequence[str]) -> int:
-    """Count the folders that are the same, from the last one on: of another machine the first ones differ."""
-    pairs = zip(reversed(path), reversed(named), strict=False)
-    return sum(takewhile(bool, (_is_same_folder(one, other) for one, other in pairs)))
-
-
 def _is_same_folder(one: str, other: str) -> bool:
-    one, other = (_split_of([name]) or _composed(name).lower() for name in (one, other))
+    one, other = (_split_of([name]) or composed(name).lower() for name in (one, other))
     return one == other
 
 
@@ -344,7 +343,7 @@ def _possible_names(line: str) -> tuple[str, list[str]]:
     cells = [cell.strip() for cell in cells_or_none(line, separator_of(line, lambda cells: len(cells) > 1))] or [line]
     words = [word for cell in cells for word in _words(cell)]
     begins = [match[1].strip('"') for match in [UP_TO_PICTURE.match(line)] if match]
-    pictures = [*filter(_is_picture, cells), *begins, *filter(_is_picture, words)]
+    pictures = [*filter(is_picture_name, cells), *begins, *filter(is_picture_name, words)]
     whole = cells[0] if len(cells) == 1 else line
     names = [name for name in (whole, *pictures, *cells[:1], *words[:1]) if name.strip("/\\ ")]
     return next(iter([*pictures, *words[:1], line])), list(dict.fromkeys(names))
@@ -357,14 +356,10 @@ def _words(cell: str) -> list[str]:
     return words[:1] + (others if len(others) == 1 else [])
 
 
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in PHOTO_SUFFIXES
-
-
 def _identifiers(name: str) -> list[str]:
     return list(dict.fromkeys(match.lower() for match in IDENTIFIER.findall(name)))
 
 
 def _bare(name: str) -> str:
-    stem = Path(name).stem if _is_picture(name) else name
+    stem = Path(name).stem if is_picture_name(name) else name
     return stem.removesuffix("_aligned")

@@ -1,9 +1,10 @@
 """Reads faces whose labels are words: folders named after emotions, or a table of files and labels."""
 
+import operator
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -197,8 +198,10 @@ def is_named(root: Path, split: str) -> bool:
         return True
     if any(_has_numbers(one_named(root, word)) for word in SPLITS[split]):
         return False
+    if _find_split(root, split, {}) is not None:
+        return True
     table = _whole_table(root, {})
-    return _find_split(root, split, {}) is not None or (table is not None and _has_columns(table))
+    return table is not None and all(set(known) & set(_header_or_none(table)) for known in (FILE, LABEL))
 
 
 def splits_in(root: Path, columns: str = "", names: str = "") -> list[str | None]:
@@ -315,7 +318,7 @@ def _find_split(root: Path, split: str, words: Mapping[str, str]) -> Path | None
             continue
         has_folders = _has_numbers(folder) or _has_emotions(root, words)  # beside which a list of names is no table
         tables = [table for suffix in TABLES if (table := one_named(root, word + suffix)).is_file()]
-        places += [table for table in tables if not has_folders or _is_table(table)][:1]
+        places += [table for table in tables if not has_folders or len(_header_or_none(table)) > 1][:1]
     folders = [place.name for place in places if place.is_dir()]
     if len(folders) > 1:
         raise DatasetError(
@@ -325,17 +328,12 @@ def _find_split(root: Path, split: str, words: Mapping[str, str]) -> Path | None
     return next(iter(places), None)
 
 
-def _is_table(path: Path) -> bool:
-    """Tell whether a file has a header of several columns, and is not a list of pictures."""
+def _header_or_none(table: Path) -> list[str]:
+    """Return the names of a table's columns, none where it has no header, such as a list of pictures."""
     try:
-        return len(read_header(path)) > 1
+        return read_header(table)
     except DatasetError:
-        return False
-
-
-def _has_columns(table: Path) -> bool:
-    """Tell whether a table names a column for files and one for labels as is common."""
-    return _is_table(table) and all(any(name in known for name in read_header(table)) for known in (FILE, LABEL))
+        return []
 
 
 def _has_numbers(folder: Path) -> bool:
@@ -382,6 +380,7 @@ def _list_emotions(folder: Path, words: Mapping[str, str], found: Listing) -> di
     try:
         beside = list_files(folder, PHOTO_SUFFIXES, depth=0)
         listings = {inner.name: list_files(inner, PHOTO_SUFFIXES) for inner in folders_in(folder)}
+        inside = {name: [inner.name for inner in folders_in(folder / name)] for name in listings}
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read: {error.strerror}") from None
     beside.left_out[NOT_ENTERED] = 0
@@ -392,11 +391,10 @@ def _list_emotions(folder: Path, words: Mapping[str, str], found: Listing) -> di
         if emotion is None:
             found.left_out[f"pictures in {printable(name)}, which names no emotion"] += len(listing.files)
             continue
-        splits = {inner.name: _split_of(inner.name) for inner in folders_in(folder / name)}
-        if len(set(splits.values()) - {None}) > 1:
+        if len(set(map(_split_of, inside[name])) - {None}) > 1:
             raise DatasetError(
-                f"{folder / name} holds {printable(', '.join(splits))}: folders of splits are expected above those of "
-                f"emotions. Expected {LAYOUT}"
+                f"{folder / name} holds {printable(', '.join(inside[name]))}: folders of splits are expected above "
+                f"those of emotions. Expected {LAYOUT}"
             )
         found.leave_out(listing)
         pictures.setdefault(emotion, []).extend(listing.files)
@@ -421,6 +419,7 @@ class _Pictures:
         self._by_path = only_ones(self.files, lambda path: _key(path.relative_to(folder).as_posix()))
         self._folders = {key for path in self.files for key in self._parents(path)}
         self._by_name: dict[str | None, dict[str, list[Path]]] = {}  # by the split that asks
+        self._by_stem: dict[str | None, dict[str, list[Path]]] = {}
 
     def find(self, name: str, split: str | None) -> Path | None:
         """Return the picture of a row of a split; None where it is not there.
@@ -441,15 +440,14 @@ class _Pictures:
             return self._by_path[key]
         split = split or next(filter(None, map(_split_of, reversed(folder.split("/")))), None)
         if split not in self._by_name:
-            by_name = self._by_name[split] = defaultdict(list)
+            by_name, by_stem = self._by_name[split], self._by_stem[split] = defaultdict(list), defaultdict(list)
             for path in self.files:
                 if split is None or self._splits(path) <= {split}:
                     by_name[_key(path.name)].append(path)
-                    by_name[_stem(_key(path.name))].append(path)
-        names = self._by_name[split]
-        found = names.get(file) or names.get(_stem(file), [])
+                    by_stem[_stem(_key(path.name))].append(path)
+        found = self._by_name[split].get(file) or self._by_stem[split].get(_stem(file), [])
         folders = folder.split("/") if folder else []
-        agreement = {path: _count_same(reversed(folders), reversed(self._parents(path))) for path in found}
+        agreement = {path: count_same_at_end(folders, self._parents(path)) for path in found}
         best = [path for path in found if agreement[path] == max(agreement.values())]
         if len(best) != 1:
             return None
@@ -469,7 +467,7 @@ class _Pictures:
 
     def _splits(self, path: Path) -> set[str]:
         """Return the splits whose folders a picture is in."""
-        return set(filter(None, map(_split_of, path.relative_to(self.folder).parts[:-1])))
+        return set(filter(None, map(_split_of, self._parents(path))))
 
 
 def _stem(key: str) -> str:
@@ -477,14 +475,19 @@ def _stem(key: str) -> str:
     return PurePosixPath(key).stem if is_picture_name(key) else key
 
 
-def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
-    """Count how many are the same from the first on."""
-    return sum(takewhile(bool, (a == b for a, b in zip(one, other, strict=False))))
+def count_same_at_end(one: Sequence[str], other: Sequence[str], same: Callable[[str, str], bool] = operator.eq) -> int:
+    """Count the folders of two paths that are the same, from the last one on: on another machine the first differ."""
+    return sum(takewhile(bool, map(same, reversed(one), reversed(other))))
+
+
+def composed(name: str) -> str:
+    """Return a name with its accents in their letters (NFC); in some names they are letters of their own (NFD)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _key(name: str) -> str:
     """Return the path of a picture as it is compared."""
-    return unicodedata.normalize("NFC", PurePosixPath(name).as_posix()).lower()
+    return composed(PurePosixPath(name).as_posix()).lower()
 
 
 def _read_table(

@@ -17,7 +17,7 @@ from diversified_fer.contents import ARCHIVE, ELSEWHERE, WORKBOOK, recognize
 
 HEAD = 65_536  # bytes looked at to tell what a file is
 SEPARATORS = (",", ";", "\t")
-EXCEL_SEPARATOR = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # the first line of some tables, which only Excel reads
+STATED_SEPARATOR = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # a first line that tells spreadsheets the separator
 MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -102,7 +102,7 @@ def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
         with path.open(encoding=encoding, errors=errors, newline=None) as file:
             for number, line in enumerate(file, start=1):
                 line = line.rstrip("\n").lstrip("\ufeff")  # tables that were joined bring their marks
-                if line.strip(' \t\v\f,;"') and not (number == 1 and EXCEL_SEPARATOR.fullmatch(line)):
+                if line.strip(' \t\v\f,;"') and not (number == 1 and STATED_SEPARATOR.fullmatch(line)):
                     yield number, line
     except UnicodeError:
         raise DatasetError(
@@ -111,9 +111,14 @@ def text_lines(path: Path, wanted: str) -> Iterator[tuple[int, str]]:
         ) from None
 
 
+def is_utf8(name: str) -> bool:
+    """Tell whether a text that `text_lines` read was UTF-8: other bytes are kept as lone surrogates."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
 def encoding_hint(path: Path, names: Iterable[str]) -> str:
     """Return what a message on names of a table that lead nowhere says of its encoding; an empty text for UTF-8."""
-    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+    if not all(map(is_utf8, names)):
         return f"; {printable(path.name)} has letters that are not UTF-8: save it as UTF-8"
     return ""
 
