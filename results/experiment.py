@@ -149,7 +149,10 @@ def main(experiment: Experiment) -> None:
     if experiment.path_to_pretrained_network is not None:
         model = load_pretrained(experiment.path_to_pretrained_network, faces.class_names, ESR, experiment.image_size)
         if model.arguments["attention"] != experiment.attention:
-            raise ValueError(f"attention is {experiment.attention}, not as in {experiment.path_to_pretrained_network}")
+            raise ValueError(
+                f"attention is {experiment.attention}, and {experiment.path_to_pretrained_network} was trained with "
+                f"{model.arguments['attention']}: set attention to that"
+            )
         model.keep_branches(branches)
         while model.num_branches < branches:
             model.add_branch()
