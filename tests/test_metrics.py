@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -227,6 +228,22 @@ def test_multi_target_cross_entropy_takes_the_likeliest_marked_label():
     targets = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
     expected = -(math.log(0.3) + math.log(0.2)) / 2
     assert multi_target_cross_entropy(logits, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_label_is_cut_off_at_the_edge(tmp_path):
+    """With these numbers the layout made room for fewer digits than were drawn."""
+    history = [
+        {"stage": stage, "train_loss": train, "validation_loss": valid, "train_accuracy": 0.4,
+         "validation_accuracy": 0.4, "validation_correlation_channel": different, "validation_disagreement": different,
+         "validation_correlation_logits": different, "validation_correlation_spatial": different}
+        for stage, train, valid, different in (
+            (1, 2.16, 2.72, ""), (1, 2.08, 1.98, ""), (1, 1.47, 1.38, ""),
+            (2, 1.59, 1.71, -0.24), (2, 0.98, 1.14, -0.54),
+        )
+    ]  # fmt: skip
+    write_figure(plot_history(history, "esr / demo"), tmp_path / "curves.png")
+    picture = cv2.imread(str(tmp_path / "curves.png"))
+    assert all((edge == 255).all() for edge in (picture[:, :2], picture[:, -2:], picture[:2], picture[-2:]))
 
 
 def test_names_of_any_kind_can_stand_in_a_plot(tmp_path):

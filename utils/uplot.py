@@ -31,6 +31,7 @@ def write_figure(figure: Figure, path: Path, dpi: int = 130) -> bytes:
     """Write a figure as PNG, atomically, and return the file's content; dollar signs in names are no formulas."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+    figure.draw_without_rendering()  # only then are the ticks known that the layout makes room for
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
