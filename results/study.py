@@ -55,6 +55,7 @@ class Study:
     workers: int = 1  # runs at a time
     niceness: int = 19  # how far other programs go first; 19 is the most
     device: str = "auto"  # "auto" takes a GPU where there is one
+    precision: str = "auto"  # "float32" on a CPU with bfloat16 compares with runs of one without
     base_path_experiment: Path = Path("checkpoint/study")  # where runs are while they train
     runs: Path = HERE / "runs"  # where finished runs are kept
     keep_checkpoints: bool = False  # off, the weights of a finished run are removed: 150 MB each
@@ -145,6 +146,8 @@ def command_of(setting: Setting, seed: int, study: Study) -> list[str]:
         "batch_size": study.batch_size,
         "seed": seed,
     }
+    if study.precision != "auto":
+        flags["precision"] = study.precision
     if study.max_training_images is not None:
         flags["max_training_images"] = study.max_training_images
     if manet:  # the recipe of results/experiment.py, as far as this script has it

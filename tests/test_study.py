@@ -232,6 +232,13 @@ def test_every_setting_has_its_first_run_before_any_second():
     assert {f"single_{number}" for number in range(9)} <= set(runs)
 
 
+def test_a_precision_is_in_the_commands_where_one_is_asked_for():
+    """Commands of before, without one, stay what they were: a finished run is known by its command."""
+    assert not any("--precision" in run.command for run in driver.plan(driver.Study()))
+    for run in driver.plan(driver.Study(precision="float32", only=("attention", "manet"), seeds=(0,))):
+        assert run.command[run.command.index("--precision") + 1] == "float32"
+
+
 def test_two_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     """Trained, kept, not run again, refused on another budget, and in the tables as metrics.json says."""
     data = write_fer_plus(tmp_path / "ferplus", images_per_class=4, validation_per_class=2, test_per_class=1)
