@@ -103,7 +103,7 @@ class MapLoader:
         found = [(path, path.stat()) for path in self.dataset.paths]
         faces = [(str(path.absolute()), state.st_size, state.st_mtime_ns) for path, state in found]
         content = [weights.hexdigest(), network.image_size, network.arguments["normalization"]]
-        content += [faces, views, repr(augment), seed]
+        content += [faces, views, repr(augment), seed, str(hardware.precision)]
         path = folder / f"maps_{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}.npy"
         if not path.exists():
             with torch.random.fork_rng():

@@ -293,6 +293,9 @@ def test_stored_maps_are_what_the_base_makes_of_the_faces(tmp_path):
     assert len(list(tmp_path.glob("maps_*.npy"))) == 1
     read(seed=1)
     assert len(list(tmp_path.glob("maps_*.npy"))) == 2
+    MapLoader(pictures, network, replace(hardware, precision=torch.bfloat16), tmp_path, 4)
+    MapLoader(pictures, network, hardware, tmp_path, 4)
+    assert len(list(tmp_path.glob("maps_*.npy"))) == 4, "maps of another precision are others"
     images = torch.cat([batch.images for batch in pictures])
     with torch.no_grad():
         expected = [network.base(network.normalize(views)) for views in (images, images.flip(3))]
