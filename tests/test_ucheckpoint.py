@@ -84,6 +84,16 @@ def test_a_default_that_is_not_todays_value_counts_as_a_change(tmp_path):
     assert last.read_bytes() == before
 
 
+def test_a_run_that_finished_no_epoch_begins_anew_whatever_its_variables(tmp_path, capsys):
+    """As after a first batch that was too large for the GPU: the next start has a smaller one."""
+    run, (model, optimizer, scheduler) = Run(tmp_path, Experiment()), parts()
+    run.begin_stage(1, model, optimizer, scheduler)
+    run = Run(tmp_path, Experiment(learning_rate=0.5))
+    assert "has no finished epoch yet: it begins anew" in capsys.readouterr().out
+    assert run.begin_stage(1, *parts()) == 0 and run.history == []
+    assert torch.load(run.last_path, weights_only=True)["variables"]["learning_rate"] == 0.5
+
+
 def test_a_variable_that_the_script_no_longer_has_is_named(tmp_path):
     last = begin(tmp_path / "run")
     change(last, lambda content: content["variables"].update(warm_up=7))

@@ -88,10 +88,13 @@ class Run:
                     f"{self.last_path.absolute()} holds an experiment already and resume is off; nothing was touched. "
                     f"To train again, {START_ANEW}"
                 )
-            self._resumed = self._read_last()
-            self.history = self._resumed["history"]
-            self.stage = self._resumed["stage"]
-            print(f"continue {directory} after stage {self.stage}, epoch {self._resumed['epoch']}")
+            begun = self._read_last()
+            if begun["history"]:
+                self._compare_variables(begun["variables"])
+                self._resumed, self.history, self.stage = begun, begun["history"], begun["stage"]
+                print(f"continue {directory} after stage {self.stage}, epoch {begun['epoch']}")
+            else:  # stopped in its first epoch: what it would go on from is what it begins with
+                print(f"{directory} has no finished epoch yet: it begins anew")
         elif self.best_path.exists():
             raise CheckpointError(
                 f"{self.best_path.absolute()} is there without the last.pt that would continue its experiment, and a "
@@ -224,7 +227,6 @@ class Run:
             raise CheckpointError(
                 f"{self.last_path}: its variables or history are no plain values; to start anew, {START_ANEW}"
             )
-        self._compare_variables(content["variables"])
         return content
 
     def _compare_variables(self, written: dict[str, Any]) -> None:
