@@ -26,10 +26,9 @@ CACHES = ("auto", "device", "memory", "disk", "none")
 
 
 class Pictures(NamedTuple):
-    """What is read of a batch: pictures (n, 3, S, S) uint8 RGB, labels (n,) or (n, K), and positions (n,)."""
+    """What is read of a batch: pictures (n, 3, S, S) uint8 RGB, and their positions in the data set, (n,)."""
 
     images: Tensor
-    targets: Tensor
     indices: Tensor
 
 
@@ -108,7 +107,7 @@ class FaceImages(Dataset):
             images = torch.from_numpy(self.images[np.asarray(places)])
         else:
             images = torch.from_numpy(np.stack([self._decode(index) for index in places.tolist()]))
-        return Pictures(images, self.dataset.targets(places.numpy()), places)
+        return Pictures(images, places)
 
     def _decode(self, index: int) -> np.ndarray:
         image = read_image(self.dataset.paths[index])
@@ -315,8 +314,9 @@ class FaceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         hardware, usual = self._hardware, self._sampler.shares(0)
-        for number, (images, targets, indices) in enumerate(self._loader):
+        for number, (images, indices) in enumerate(self._loader):
             shares = self._sampler.shares(number)
+            targets = self.dataset.targets(indices.numpy())  # here, so that sampled ones are the same with any workers
             yield Batch(
                 resize(hardware.to_device(images), self.image_size),
                 hardware.gather(hardware.to_device(targets), shares),
