@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from diversified_fer.contents import recognize
 from diversified_fer.scores import DIMENSIONS, Scores, sharpen
 
 SHIPPED = Path(__file__).with_name("weights") / "ferplus_small.onnx"
@@ -47,6 +48,10 @@ class OnnxClassifier:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every kind of failure, and no common one
+            with path.open("rb") as file:
+                _, what = recognize(file.read(512))
+            if what:
+                raise ValueError(f"{path} is {what}; expected an .onnx file that models.export wrote") from error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"{path} cannot be run by ONNX Runtime {onnxruntime.__version__} ({reason}); expected an .onnx file "

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diversified_fer.contents import recognize
 from models.files import CheckpointError, describe_other, read_head, shown
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -75,6 +76,8 @@ def read_hub(folder: Path) -> dict[str, Any]:
     try:
         state = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, ValueError, OSError) as error:
+        if what := recognize(read_head(folder / WEIGHTS_FILE))[1]:
+            raise CheckpointError(f"{folder / WEIGHTS_FILE} is {what}; expected weights of safetensors") from error
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE} ({(folder / WEIGHTS_FILE).stat().st_size:,} bytes) cannot be read: it is "
             f"truncated or damaged ({shown(str(error), 120)}); download it again"
@@ -87,12 +90,12 @@ def read_hub(folder: Path) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Read and check the config, but for what `build_model` checks in every checkpoint."""
-    head = read_head(path)
+    head = read_head(path).removeprefix(b"\xef\xbb\xbf")  # as editors of Windows begin a text
     if path.stat().st_size > MAX_CONFIG or head.lstrip()[:1] != b"{":
         what = describe_other(head, path) or "is no JSON"
         raise CheckpointError(f"{path} {what if head else 'is empty'}; expected the config of a network in JSON")
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON ({shown(str(error), 120)}); download it again") from error
     architectures = config.get("architectures")

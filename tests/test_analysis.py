@@ -104,6 +104,9 @@ def test_wrong_inputs_are_named(inputs, error, message):
 def test_wrong_networks_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no network at"):
         OnnxClassifier(tmp_path / "face.onnx")
+    (tmp_path / "face.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"face\.onnx is a git-lfs pointer.*git lfs pull"):
+        OnnxClassifier(tmp_path / "face.onnx")
     (tmp_path / "face.onnx").write_bytes(b"no network")
     with pytest.raises(ValueError, match=r"face\.onnx cannot be run by ONNX Runtime"):
         OnnxClassifier(tmp_path / "face.onnx")

@@ -110,6 +110,16 @@ def test_damaged_and_foreign_folders(folder, tmp_path):
         weights.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"model\.safetensors .*truncated or damaged"):
             load_model(folder)
+    for pointer, message in (
+        (b"version https://git-lfs.github.com/spec/v1", r"model\.safetensors is a git-lfs pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>", r"model\.safetensors is a web page"),
+    ):
+        weights.write_bytes(pointer)
+        with pytest.raises(CheckpointError, match=message):
+            load_model(folder)
+    config.write_bytes(b"\xef\xbb\xbf" + content)  # as an editor of Windows saves it
+    weights.write_bytes(data)
+    assert load_model(folder).labels == tuple(own["id2label"][str(k)] for k in range(len(own["id2label"])))
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"has no model\.safetensors \(it holds README\.md, config\.json\)"):
         load_model(folder)
