@@ -94,6 +94,16 @@ def test_a_run_that_finished_no_epoch_begins_anew_whatever_its_variables(tmp_pat
     assert torch.load(run.last_path, weights_only=True)["variables"]["learning_rate"] == 0.5
 
 
+def test_a_stage_that_this_start_does_not_have_names_the_variables(tmp_path):
+    last = begin(tmp_path)
+    before = last.read_bytes()
+    with pytest.raises(CheckpointError, match=r"at stage 1, .* reached 2; .*put num_branches_trained_network back"):
+        Run(tmp_path, Experiment()).begin_stage(2, *parts())
+    with pytest.raises(CheckpointError, match=r"at stage 1 already.*num_branches_trained_network.*affect"):
+        Run(tmp_path, Experiment()).check_finished()
+    assert last.read_bytes() == before
+
+
 def test_a_variable_that_the_script_no_longer_has_is_named(tmp_path):
     last = begin(tmp_path / "run")
     change(last, lambda content: content["variables"].update(warm_up=7))

@@ -119,7 +119,8 @@ class Run:
         if self._resumed is not None:
             raise CheckpointError(
                 f"{self.last_path} is at stage {self.stage} already, further than this script goes: set "
-                "num_branches_trained_network as high as it was, or choose another name_experiment"
+                "num_branches_trained_network as high as it was (and affect of esr_affectnet.py to True if it was), or "
+                "choose another name_experiment"
             )
 
     def begin_stage(
@@ -137,7 +138,11 @@ class Run:
             return 0
         content, self._resumed = self._resumed, None
         if content["stage"] != stage:
-            raise CheckpointError(f"{self.last_path} is at stage {content['stage']}, this script has reached {stage}")
+            raise CheckpointError(
+                f"{self.last_path} is at stage {content['stage']}, this script has reached {stage}; nothing was "
+                "touched. With grow off the number of branches cannot change: put num_branches_trained_network back to "
+                "what it was, or choose another name_experiment"
+            )
         load_state(model, content["state_dict"], self.last_path)
         if average is not None:
             load_state(average, content["average"], self.last_path)
