@@ -18,6 +18,8 @@ from results import study as driver
 from results import tables
 from results.assemble import Assembly, subtract_prior
 from results.assemble import main as assemble
+from results.blend import Blend
+from results.blend import main as write_blend
 from results.copies import Copies
 from results.experiment import Experiment
 from results.experiment import main as train
@@ -411,3 +413,33 @@ def test_what_is_run_is_named_in_full():
     assert names == ["attention_0", "attention_1", "bagging_1"]
     with pytest.raises(ValueError, match="only names attentio; settings are attention, "):
         driver.plan(driver.Study(only=("attentio",)))
+
+
+def test_a_blend_is_between_its_networks_with_statistics_of_its_own(tmp_path, capsys):
+    data = write_fer_plus(tmp_path / "ferplus", images_per_class=4, validation_per_class=1, test_per_class=1)
+    torch.manual_seed(0)
+    first = write_network(tmp_path / "first.pt")
+    second = write_network(tmp_path / "second.pt", num_branches=3)
+    write_blend(Blend(tmp_path / "first.pt", tmp_path / "second.pt", tmp_path / "out.pt", 0.25, data, device="cpu"))
+    assert "2 branches, 0.25 of" in capsys.readouterr().out
+    blended = load_model(tmp_path / "out.pt")
+    assert blended.num_branches == 2
+    for part in ("base.conv1.weight", "branches.1.fc.bias"):
+        expected = 0.75 * first.state_dict()[part] + 0.25 * second.state_dict()[part]
+        torch.testing.assert_close(blended.state_dict()[part], expected)
+    faces = FaceLoader(FERPlus(data, "train", "crossentropy"), 60, batch_size=100)
+    [batch] = faces
+    with torch.no_grad():
+        features = blended.base.conv1(blended.normalize(batch.images))
+    torch.testing.assert_close(blended.base.bn1.running_mean, features.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-3)
+    for names, message in (
+        (("second.pt", "first.pt", "out.pt"), "first network has 3 branches, the second 2"),
+        (("first.pt", "second.pt", "second.pt"), "name another file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_blend(Blend(*(tmp_path / name for name in names), base_path_to_dataset=data, device="cpu"))
+    write_network(tmp_path / "plain.pt", attention=False)
+    with pytest.raises(ValueError, match="differ in attention"):
+        write_blend(Blend(tmp_path / "plain.pt", tmp_path / "second.pt", tmp_path / "x.pt", base_path_to_dataset=data))
+    with pytest.raises(ValueError, match="share is 2"):
+        write_blend(Blend(tmp_path / "first.pt", tmp_path / "second.pt", tmp_path / "x.pt", 2, data))
