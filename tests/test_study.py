@@ -44,6 +44,7 @@ from utils.udata import FERPlus
 from utils.udemosets import write_fer_plus
 from utils.uhardware import Hardware
 from utils.upipeline import FaceLoader
+from utils.uplot import plot_panels
 
 
 def scores_of(seed: int = 0, B: int = 3, N: int = 7, K: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -443,3 +444,11 @@ def test_a_blend_is_between_its_networks_with_statistics_of_its_own(tmp_path, ca
         write_blend(Blend(tmp_path / "plain.pt", tmp_path / "second.pt", tmp_path / "x.pt", base_path_to_dataset=data))
     with pytest.raises(ValueError, match="share is 2"):
         write_blend(Blend(tmp_path / "first.pt", tmp_path / "second.pt", tmp_path / "x.pt", 2, data))
+
+
+def test_panels_name_what_they_show():
+    nothing, some = [math.nan, math.nan], [0.5, math.nan, 1.0]
+    figure = plot_panels({"a": {"x": some, "none": nothing}, "b": {"y": some, "none": nothing}}, "epoch", "title")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x", "y"]
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1]
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 3]

@@ -218,18 +218,23 @@ def plot_intervals(
 def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, title: str) -> Figure:
     """Plot curves over 1, 2, 3, ... in panels side by side: {panel: {curve: values}}; one legend for all panels.
 
-    Values that are not numbers are left out, and the curve goes on to the next.
+    Values that are not numbers are left out, and the curve goes on to the next; a name without a number is left out of
+    the legend.
     """
     figure, row = draw_axes(4 * len(panels), 4.8, title, columns=len(panels), squeeze=False)
-    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    shown = [name for curves in panels.values() for name, values in curves.items() if np.isfinite(values).any()]
+    names = list(dict.fromkeys(shown))
     colors = dict(zip(names, colormaps["turbo"](np.linspace(0.05, 0.95, len(names))), strict=True))
     for axes, (panel, curves) in zip(row[0], panels.items(), strict=True):
         for name, values in curves.items():
             heights = np.asarray(values, dtype=float)
             known = np.isfinite(heights)
+            if not known.any():
+                continue
             steps = np.arange(1, len(heights) + 1)
             axes.plot(steps[known], heights[known], color=colors[name], linewidth=1.2, marker=".")
-        axes.set(title=panel, xlabel=xlabel)
+        axes.set_title(panel, fontsize=LETTERS)
+        axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes, "both")
     handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
