@@ -23,6 +23,7 @@ OPTIONS = {  # of commands that are no experiment
     "benchmarks.__main__": "Benchmark",
     "benchmarks.detectors": "Benchmark",
     "results.assemble": "Assembly",
+    "results.blend": "Blend",
     "results.study": "Study",
 }
 
