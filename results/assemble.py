@@ -48,6 +48,25 @@ class Assembly:
     device: str = "auto"  # "auto" takes a GPU where there is one
 
 
+def load_esr(path: Path) -> ESR:
+    """Load an ESR.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_model`.
+        ValueError: when it is another network.
+    """
+    model = load_model(path)
+    if type(model) is not ESR:
+        raise ValueError(f"{path} holds {model.architecture}; expected an ESR")
+    return model
+
+
+def check_output(output: Path, *networks: Path) -> None:
+    """Raise ValueError unless a network can be written there without replacing one that it is made of."""
+    if output.suffix != ".pt" or output.resolve() in [network.resolve() for network in networks]:
+        raise ValueError(f"{output} cannot be written: name another file than the network's, ending in .pt")
+
+
 def add_branches(model: ESR, path: Path, base: Path) -> None:
     """Append the branches of a run of `results.experiment`.
 
@@ -108,11 +127,8 @@ def subtract_prior(model: ESR, shares: torch.Tensor, strengths: Sequence[float])
 
 def main(assembly: Assembly) -> None:
     """Put the network together and write it."""
-    if assembly.output.suffix != ".pt" or assembly.output.resolve() == assembly.network.resolve():
-        raise ValueError(f"{assembly.output} cannot be written: name another file than the network's, ending in .pt")
-    model = load_model(assembly.network)
-    if type(model) is not ESR:
-        raise ValueError(f"{assembly.network} holds {model.architecture}; expected an ESR")
+    check_output(assembly.output, assembly.network)
+    model = load_esr(assembly.network)
     variables = read_tensors(assembly.network).get("variables", {})
     subtracted = variables.get("assembled", {}).get("prior", 0.0)  # from the branches that are there already
     if assembly.kept:

@@ -1,9 +1,8 @@
 """Blends an ESR with what it became when it was trained further: the mean of their weights, where they have both.
 
-After training at a low rate, what lies between the weights before and after it is often better than both (Wortsman et
-al., "Robust fine-tuning of zero-shot models", CVPR 2022; Izmailov et al., "Averaging weights leads to wider optima and
-better generalization", UAI 2018). BatchNorm's statistics of the blend are measured anew. Branches that the first
-network lacks are left out.
+A mean of the weights before and after fine-tuning can be better than those after it (Wortsman et al., "Robust
+fine-tuning of zero-shot models", arXiv 2109.01903). BatchNorm's statistics are those of other weights, and are measured
+anew. Branches that the first network lacks are left out.
 Data: FER+ in `base_path_to_dataset` (docs/data.md), its training faces.
 Run:  python -m results.blend checkpoint/ferplus_small.pt RUN/last.pt blended.pt --share 0.5
       python -m results.assemble blended.pt checkpoint/ferplus.pt --prior 0.1
@@ -20,10 +19,10 @@ from torch import nn
 
 from diversified_fer.console import one_line_errors
 from diversified_fer.writing import write_atomically
-from models import load_model
 from models.esr import ESR
 from models.files import read_tensors
 from models.weights import describe_model
+from results.assemble import check_output, load_esr
 from utils.udata import FERPlus
 from utils.uhardware import choose_hardware
 from utils.upipeline import FaceLoader
@@ -64,13 +63,8 @@ def main(options: Blend) -> None:
     """Blend and write."""
     if not 0 <= options.share <= 1:
         raise ValueError(f"share is {options.share}; expected a number from 0 to 1")
-    inputs = [path.resolve() for path in (options.first, options.second)]
-    if options.output.suffix != ".pt" or options.output.resolve() in inputs:
-        raise ValueError(f"{options.output} cannot be written: name another file than the networks', ending in .pt")
-    first, second = load_model(options.first), load_model(options.second)
-    for path, model in ((options.first, first), (options.second, second)):
-        if type(model) is not ESR:
-            raise ValueError(f"{path} holds {model.architecture}; expected an ESR")
+    check_output(options.output, options.first, options.second)
+    first, second = load_esr(options.first), load_esr(options.second)
     blend(first, second, options.share)
     hardware = choose_hardware(options.device, precision="float32", compile="off", alone=True)
     second.to(hardware.device, memory_format=hardware.memory_format)
