@@ -11,8 +11,10 @@ import sys
 import time
 import zlib
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path, PureWindowsPath
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from PIL import Image
 
 from diversified_fer.media import video as decoding
 from diversified_fer.media.arrays import as_rgb
-from diversified_fer.media.container import examine_container
+from diversified_fer.media.container import Container, examine_container
 from diversified_fer.media.inputs import describe_left_out, find_media, list_media
 from diversified_fer.media.media import VideoFile, read_media, read_photo, stream_video
 from diversified_fer.media.output import common_folder, plan_places
@@ -390,6 +392,28 @@ def test_healthy_videos_of_variable_rate_are_not_damaged(tmp_path):
     assert 20 < pictures < 55 and "cut.webm is damaged: it ends after" in error
 
 
+@pytest.mark.parametrize("has_sound", [False, True])
+def test_the_times_of_a_matroska_video_may_begin_late(has_sound, tmp_path):
+    with av.open(str(tmp_path / "late.mkv"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        sound = file.add_stream("pcm_s16le", rate=8000) if has_sound else None
+        for second in range(24 if has_sound else 0):
+            heard = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+            heard.sample_rate, heard.pts, heard.time_base = 8000, 8000 * second, Fraction(1, 8000)
+            file.mux(sound.encode(heard))
+        for number in range(200, 240):
+            shown = av.VideoFrame.from_ndarray(np.full((64, 96, 3), number, np.uint8), format="rgb24")
+            shown.pts, shown.time_base = number, Fraction(1, 10)
+            file.mux(stream.encode(shown))
+        file.mux(stream.encode(None))
+    assert outcome(tmp_path / "late.mkv") == (40, None)
+    data = (tmp_path / "late.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) - 2000])
+    pictures, error = outcome(tmp_path / "cut.mkv")
+    assert 0 < pictures < 40 and f"cut.mkv is damaged: it ends after {pictures} of 40 pictures" in error
+
+
 def test_truncated_mp4_with_its_tables_at_the_start_or_the_end(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", 40).read_bytes()
     (tmp_path / "cut_end.mp4").write_bytes(whole[: len(whole) * 2 // 3])
@@ -549,7 +573,7 @@ def test_a_killed_program_leaves_no_memory(tmp_path):
 def test_numbers_of_a_damaged_container_end_nothing(tmp_path):
     path = tmp_path / "v.webm"
     path.write_bytes(b"\x1a\x45\xdf\xa3" + bytes(60))
-    assert examine_container(path) == (False, None)
+    assert examine_container(path) == Container()
 
 
 def test_a_damaged_video_costs_no_new_process(tmp_path):

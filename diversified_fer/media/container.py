@@ -14,6 +14,7 @@ class Container(NamedTuple):
 
     is_cut: bool = False  # the file is shorter than its parts say
     duration: float | None = None  # of the pictures that are shown, in seconds; None where it is not stated
+    counts_from_zero: bool = False  # the duration that decoders report includes what is before the first picture
 
 
 def examine_container(path: Path) -> Container:
@@ -28,7 +29,7 @@ def examine_container(path: Path) -> Container:
                 stated = int.from_bytes(head[4:8], "little")
                 return Container(is_cut=0 < stated < 2**32 - 1 and stated + 8 > size)
             if head.startswith(EBML):
-                return Container(is_cut=_matroska_end(file) > size)
+                return Container(is_cut=_matroska_end(file) > size, counts_from_zero=True)
         except (ValueError, IndexError, OverflowError):
             pass  # damaged beyond what is read here; the decoder has said so, or did not need it
     return Container()

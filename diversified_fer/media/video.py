@@ -147,7 +147,7 @@ class Decoder:
             taken += 1
             square = _with_square_pixels(pixels, aspect, path)
             yield Frame(square, path, float(answer["seconds"]), rate / every, number=(taken - 1) * every)
-        _check_end(path, int(answer["end"]), float(answer["seconds"]), announced, duration)
+        _check_end(path, answer, announced, duration)
 
     def _start(self) -> None:
         """Start the process, unless it runs already."""
@@ -287,22 +287,27 @@ def _with_square_pixels(pixels: np.ndarray, aspect: float, path: Path) -> np.nda
     return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
 
 
-def _check_end(path: Path, number: int, seconds: float, announced: float, duration: float) -> None:
-    """Raise MediaError when a video of `number` pictures, the last one at `seconds`, should have had more.
+def _check_end(path: Path, answer: dict[str, Any], announced: float, duration: float) -> None:
+    """Raise MediaError when a video that ended as `answer` says should have had more pictures.
 
     OpenCV's count of pictures is the duration times the rate in many containers, and in others counts pictures that
-    are not shown (before the start of an edit list). So a video is whole when it has its pictures or its time.
+    are not shown (before the start of an edit list). So a video is whole when it has its pictures or its time. The
+    duration of a Matroska file counts from its own zero, also when OpenCV's times begin with the first picture.
     """
+    number = int(answer["end"])
+    seconds, first, zero = (float(answer[name]) for name in ("seconds", "first", "zero"))
     if number == 0:
         raise MediaError(f"{path} is a video without pictures")
     container = examine_container(path)
     if container.duration:
         duration = min(duration, container.duration) if duration > 0 else container.duration
-    mean_step = seconds / (number - 1) if number > 1 else 0
+    if container.counts_from_zero and zero > 0:
+        duration -= zero
+    mean_step = (seconds - first) / (number - 1) if number > 1 else 0
     reached = seconds + mean_step
     needed = CUT if container.is_cut else COMPLETE
     if number < needed * announced and reached < needed * duration:
-        expected = round(duration / mean_step) if mean_step else round(announced)
+        expected = round((duration - first) / mean_step) if mean_step else round(announced)
         raise MediaError(
             f"{path} is damaged: it ends after {number:,} of {max(expected, number):,} pictures, {reached:.1f} of "
             f"{duration:.1f} s"

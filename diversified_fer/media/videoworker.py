@@ -8,7 +8,8 @@ JSON, which video to decode, and answers on stdout, in lines of JSON:
     {"number": n, "seconds": s, "slot": k, "shape": [h, w, 3], "file": name, "size": bytes}
                                                      a picture is in the k-th part of that file, BGR
     {"number": n, "seconds": s, "shape": [h, w, 3], "follows": bytes}   the picture follows this line
-    {"end": n, "seconds": s}                         the video ended after n pictures
+    {"end": n, "seconds": s, "first": s, "zero": s}  the video ended after n pictures, the first one at `first`; times
+                                                     count from the file's time `zero`
     {"error": text}                                  it cannot be decoded
 
 A line {} on stdin says that a picture was taken: its slot is free again. It imports nothing but OpenCV and NumPy.
@@ -151,10 +152,12 @@ def decode(answers: Answers, path: str, every: int, max_pixels: int) -> None:
     if int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90 and aspect > 0:
         aspect = 1 / aspect  # it is stated for the pictures before they are turned
     answers.say(rate=rate, announced=announced, duration=announced / stated if stated > 0 else 0, aspect=aspect)
-    number, seconds = 0, 0.0
+    number, seconds, first, zero = 0, 0.0, 0.0, 0.0
     while capture.grab():
         milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
         seconds = milliseconds / 1000 if milliseconds > 0 else number / rate
+        if number == 0:
+            first, zero = seconds, capture.get(cv2.CAP_PROP_PTS) / stated - seconds if stated > 0 else 0.0
         if number % every == 0:
             if not answers.picture(capture, number, seconds, (height, width, 3)):
                 answers.say(error=f"picture {number} cannot be decoded; the video is damaged")
@@ -162,7 +165,7 @@ def decode(answers: Answers, path: str, every: int, max_pixels: int) -> None:
         elif time.monotonic() - answers.spoke > 1:
             answers.say(alive=number)
         number += 1
-    answers.say(end=number, seconds=seconds)
+    answers.say(end=number, seconds=seconds, first=first, zero=zero)
 
 
 def main() -> None:
