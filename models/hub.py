@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diversified_fer.contents import recognize
-from models.files import CheckpointError, describe_other, read_head, shown
+from diversified_fer.contents import ARCHIVE, recognize
+from models.files import UNPACK, CheckpointError, describe_other, read_head, shown
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 LIBRARY = "diversified-fer"
@@ -76,8 +76,10 @@ def read_hub(folder: Path) -> dict[str, Any]:
     try:
         state = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, ValueError, OSError) as error:
-        if what := recognize(read_head(folder / WEIGHTS_FILE))[1]:
-            raise CheckpointError(f"{folder / WEIGHTS_FILE} is {what}; expected weights of safetensors") from error
+        kind, what = recognize(read_head(folder / WEIGHTS_FILE))
+        if kind:
+            remedy = f": {UNPACK}" if kind is ARCHIVE else "; expected weights of safetensors"
+            raise CheckpointError(f"{folder / WEIGHTS_FILE} is {what}{remedy}") from error
         raise CheckpointError(
             f"{folder / WEIGHTS_FILE} ({(folder / WEIGHTS_FILE).stat().st_size:,} bytes) cannot be read: it is "
             f"truncated or damaged ({shown(str(error), 120)}); download it again"

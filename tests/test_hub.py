@@ -113,6 +113,8 @@ def test_damaged_and_foreign_folders(folder, tmp_path):
     for pointer, message in (
         (b"version https://git-lfs.github.com/spec/v1", r"model\.safetensors is a git-lfs pointer.*git lfs pull"),
         (b"<!DOCTYPE html><html>", r"model\.safetensors is a web page"),
+        (b"PK\x03\x04" + bytes(60), r"model\.safetensors is a zip archive: unpack it"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(60), r"model\.safetensors is an HDF5 file.*expected weights of safetensors"),
     ):
         weights.write_bytes(pointer)
         with pytest.raises(CheckpointError, match=message):
