@@ -205,6 +205,11 @@ def test_an_exception_leaves_nothing_and_times_that_go_back_are_passed_over(tmp_
         monkeypatch.setattr(h264, "QUALITY", {"crf": "no number"})
         video.write(picture, 0.0, 10.0)
     monkeypatch.undo()
+    with make_video(tmp_path / "ends.mp4") as video:  # which the caller goes on without
+        video.write(picture, 0.0, 10.0)
+        monkeypatch.setattr(video, "_mux", lambda _: (_ for _ in ()).throw(MediaError("no more")))
+        with pytest.raises(MediaError, match="no more"):
+            video.write(picture, 0.1, 10.0)
     assert not list(tmp_path.iterdir())
     with make_video(tmp_path / "back.mp4") as video:
         for seconds in (0.0, 0.1, 0.05, 0.1, 0.3):

@@ -8,9 +8,11 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path, PureWindowsPath
 
@@ -72,6 +74,24 @@ def by_opencv(suffix: str, image: np.ndarray) -> bytes:
     return cv2.imencode(suffix, image if image.ndim == 2 else cv2.cvtColor(image, order))[1].tobytes()
 
 
+def with_tags(data: bytes, tags: dict[int, int]) -> bytes:
+    """Change tags of a TIFF, little end first, that are one number each."""
+    changed = bytearray(data)
+    begin = int.from_bytes(data[4:8], "little") + 2
+    for place in range(begin, begin + 12 * int.from_bytes(data[begin - 2 : begin], "little"), 12):
+        tag = int.from_bytes(data[place : place + 2], "little")
+        if tag in tags:
+            changed[place + 8 : place + 12] = tags[tag].to_bytes(4, "little")
+    return bytes(changed)
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """Pack numbers (H, W) of 12 bits into bytes (H, W * 3 / 2), the highest bits first."""
+    first, second = values[:, ::2].astype(np.uint16), values[:, 1::2].astype(np.uint16)
+    parts = [first >> 4, ((first & 15) << 4) | (second >> 8), second & 255]
+    return np.stack(parts, axis=-1).reshape(len(values), -1).astype(np.uint8)
+
+
 # Pictures
 
 DEEP = GREY.astype(np.uint16) * 257
@@ -100,6 +120,9 @@ CONTENTS = {  # file, the picture it shows, most that a value may differ
         encode(Image.frombytes("I;16B", (80, 60), DEEP.astype(">u2").tobytes()), "TIFF"), GREY_RGB, 0
     ),
     "tiff of 16 bits": (by_opencv(".tif", PHOTO.astype(np.uint16) * 257), PHOTO, 0),
+    "tiff, grey of 12 bits": (
+        with_tags(encode(packed(GREY.astype(int) * 4095 // 255), "TIFF"), {256: 80, 258: 12}), GREY_RGB, 1
+    ),
     "tiff, CMYK": (encode(Image.fromarray(PHOTO).convert("CMYK"), "TIFF"), PHOTO, 1),
     "tiff, Lab": (encode(Image.fromarray(PHOTO).convert("LAB"), "TIFF"), PHOTO, 30),  # Lab of 8 bits is coarse
     "tiff, floats": (encode((GREY / 255).astype(np.float32), "TIFF"), GREY_RGB, 1),
@@ -392,26 +415,73 @@ def test_healthy_videos_of_variable_rate_are_not_damaged(tmp_path):
     assert 20 < pictures < 55 and "cut.webm is damaged: it ends after" in error
 
 
-@pytest.mark.parametrize("has_sound", [False, True])
-def test_the_times_of_a_matroska_video_may_begin_late(has_sound, tmp_path):
-    with av.open(str(tmp_path / "late.mkv"), "w") as file:
+def write_matroska(path: Path, ticks: Sequence[int], seconds_of_sound: int = 0, last: int = 1) -> list[bytes]:
+    """Write pictures at these tenths of a second, with sound from 0 on; the last picture stands for `last` of them.
+
+    Returns:
+        the coded pictures.
+    """
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        sound = file.add_stream("pcm_s16le", rate=8000) if has_sound else None
-        for second in range(24 if has_sound else 0):
+        packets = []
+        for tick in ticks:
+            shown = av.VideoFrame.from_ndarray(random.integers(0, 256, (64, 96, 3), np.uint8), format="rgb24")
+            shown.pts, shown.time_base = tick, Fraction(1, 10)
+            packets += stream.encode(shown)
+        packets += stream.encode(None)
+        packets[-1].duration = last
+        coded = [bytes(packet) for packet in packets]
+        sound = file.add_stream("pcm_s16le", rate=8000) if seconds_of_sound else None
+        for second in range(seconds_of_sound):
             heard = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
             heard.sample_rate, heard.pts, heard.time_base = 8000, 8000 * second, Fraction(1, 8000)
-            file.mux(sound.encode(heard))
-        for number in range(200, 240):
-            shown = av.VideoFrame.from_ndarray(np.full((64, 96, 3), number, np.uint8), format="rgb24")
-            shown.pts, shown.time_base = number, Fraction(1, 10)
-            file.mux(stream.encode(shown))
-        file.mux(stream.encode(None))
-    assert outcome(tmp_path / "late.mkv") == (40, None)
-    data = (tmp_path / "late.mkv").read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(data[: len(data) - 2000])
+            packets += sound.encode(heard)
+        file.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+    return coded
+
+
+@pytest.mark.parametrize("seconds_of_sound", [0, 24, 60])
+@pytest.mark.parametrize("begin", [0, 200])
+def test_the_times_of_a_matroska_video_may_begin_late_and_its_sound_may_outlast_it(seconds_of_sound, begin, tmp_path):
+    coded = write_matroska(tmp_path / "whole.mkv", range(begin, begin + 40), seconds_of_sound)
+    assert outcome(tmp_path / "whole.mkv") == (40, None)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: data.index(coded[30])])
     pictures, error = outcome(tmp_path / "cut.mkv")
-    assert 0 < pictures < 40 and f"cut.mkv is damaged: it ends after {pictures} of 40 pictures" in error
+    assert 28 <= pictures <= 30 and f"cut.mkv is damaged: it ends after {pictures} of " in error
+    for picture in coded[30:]:
+        data = data.replace(picture, bytes(len(picture)))
+    (tmp_path / "lost.mkv").write_bytes(data)
+    pictures, error = outcome(tmp_path / "lost.mkv")
+    assert 28 <= pictures <= 30 and f"lost.mkv is damaged: it ends after {pictures} of 40 pictures" in error
+
+
+@pytest.mark.parametrize("ticks", [range(20), [0], [0, 50, 100]])
+def test_the_last_picture_of_a_matroska_video_may_stand_long(ticks, tmp_path):
+    write_matroska(tmp_path / "slides.mkv", ticks, last=200)
+    assert outcome(tmp_path / "slides.mkv") == (len(ticks), None)
+
+
+def test_pictures_that_opencv_cannot_decode_are_named(tmp_path):
+    coded = write_matroska(tmp_path / "v.mkv", range(10))
+    data = (tmp_path / "v.mkv").read_bytes()
+    for picture in coded:
+        data = data.replace(picture, bytes(len(picture)))
+    (tmp_path / "v.mkv").write_bytes(data)
+    _, error = outcome(tmp_path / "v.mkv")
+    assert re.search(r"v\.mkv has pictures \(FMP4\) of which none can be decoded.*convert it to H\.264", error)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.tar", "clip"])
+def test_what_is_no_video_is_named_under_any_name(name, tmp_path):
+    with tarfile.open(tmp_path / name, "w") as archive:
+        (tmp_path / "p.jpg").write_bytes(encode(PHOTO, "JPEG"))
+        archive.add(tmp_path / "p.jpg", "p.jpg")
+    assert re.search(r"is a tar archive: unpack it", outcome(tmp_path / name)[1])
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:")
+    assert "git lfs pull" in outcome(tmp_path / name)[1]
 
 
 def test_truncated_mp4_with_its_tables_at_the_start_or_the_end(tmp_path):

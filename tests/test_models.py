@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models.resnet import BasicBlock
 
+from diversified_fer.media.media import read_photo
 from models.classifier import EMOTIONS, as_faces
 from models.esr import ESR
 from models.manet import MANet, MultiScaleBlock, ResidualBlock
@@ -250,6 +251,24 @@ def test_pictures_of_other_colour_modes_keep_their_colours(tmp_path, mode):
         with Image.open(tmp_path / "a.tif") as read:
             assert read.mode == mode
             np.testing.assert_allclose(pixels(read)[0, 0], COLOURED, atol=4)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_an_opened_file_is_turned_upright_once(form, orientation, tmp_path):
+    stored = Image.new("RGB", (8, 4))
+    stored.putpixel((7, 0), COLOURED)
+    exif = stored.getexif()
+    exif[274] = orientation
+    stored.save(tmp_path / "turned", form, exif=exif)
+    with Image.open(tmp_path / "turned") as lazy:
+        found = pixels(lazy)
+    with Image.open(tmp_path / "turned") as loaded:
+        loaded.load()
+        np.testing.assert_array_equal(found, pixels(loaded))
+    np.testing.assert_array_equal(found, read_photo(tmp_path / "turned"))
+    place = {3: (3, 0), 6: (7, 3), 8: (0, 0)}[orientation]  # where a corner at the top right is shown
+    assert tuple(found[place]) == COLOURED
 
 
 @pytest.mark.parametrize(

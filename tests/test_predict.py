@@ -4,6 +4,7 @@ import contextlib
 import csv
 import math
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -722,6 +723,44 @@ def test_an_error_that_the_terminal_cannot_show_is_still_one_line(checkpoint, tm
     done = run(checkpoint, tmp_path / "없다.png", "--output", tmp_path / "o", PYTHONIOENCODING="ascii")
     assert done.returncode == 1 and done.stderr.count(b"\n") == 1
     assert b"no file or folder at" in done.stderr and b"\\uc5c6\\ub2e4.png" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of Unix")
+@pytest.mark.parametrize(
+    ("streams", "said"),
+    [
+        ("exec > >(true)", b""),
+        ("exec > /dev/full", b"nothing more can be printed"),
+        ("exec 2> /dev/full", b""),
+        ("exec >&-", b""),
+        ("exec 2>&-", b""),
+    ],
+)
+def test_whatever_becomes_of_what_is_printed_the_results_are_written(streams, said, checkpoint, tmp_path):
+    if "full" in streams and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    clip = tmp_path / "clip.avi"
+    with VideoFile(clip) as video:
+        for number in range(3):
+            video.write(draw_face(0, 0, 0, 64), number / 5, 5.0)
+    for number in range(3):
+        Image.fromarray(draw_face(0, 0, 0, 64)).save(tmp_path / f"{number}.png")
+    environment = {"PYTHONUNBUFFERED": "1"} if "true" in streams else {}
+    for name, inputs in {"photos": tmp_path.glob("*.png"), "video": [clip]}.items():
+        options = ["--detector", "none", "--output", tmp_path / name]
+        done = run(checkpoint, *inputs, *options, before=f"{streams}; sleep 0.1", **environment)
+        assert done.returncode == 0 and len(rows(tmp_path / name)) == 3 and said in done.stderr
+        assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
+
+
+def test_a_folder_for_results_may_look_like_an_address(checkpoint, tmp_path):
+    with VideoFile(tmp_path / "clip.avi") as video:
+        for number in range(3):
+            video.write(draw_face(0, 0, 0, 64), number / 5, 5.0)
+    options = ["clip.avi", "--detector", "none", "--annotate", "--output", "12:30"]
+    done = run(checkpoint, *options, before=f"cd {shlex.quote(str(tmp_path))}")
+    assert done.returncode == 0 and b"not annotated" not in done.stderr
+    assert len(list(stream_video(tmp_path / "12:30" / "annotated" / "clip.avi.mp4"))) == 3
 
 
 def test_other_processes_of_the_environment_are_none_of_its_business(checkpoint, tmp_path):

@@ -52,6 +52,7 @@ def _decode(image: Image.Image, name: str) -> np.ndarray:
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{name} is a PIL image of mode {image.mode}; expected 8 bits per channel (RGB, L, ...)")
     try:
+        image.load()  # which turns a TIFF upright; before, its orientation would be followed twice
         upright = turn_upright(image, image)
         transparent = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa")
         transparent |= upright.mode in ("1", "L", "P", "RGB") and "transparency" in upright.info  # one colour is

@@ -7,6 +7,10 @@ from typing import BinaryIO, NamedTuple
 INSIDE = {b"moov", b"trak", b"mdia"}  # boxes whose contents are boxes
 MOST_BOXES = 10_000  # of a file; a damaged one could hold millions of empty ones
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+INFO, TRACKS, TRACK, CLUSTER, GROUP = b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b", b"\xae", b"\x1f\x43\xb6\x75", b"\xa0"
+SCALE, TRACK_NUMBER, TRACK_TYPE, TIME = b"\x2a\xd7\xb1", b"\xd7", b"\x83", b"\xe7"  # elements that are numbers
+SIMPLE_BLOCK, BLOCK = b"\xa3", b"\xa1"
+MOST_ELEMENTS = 3_000_000  # of a Matroska file, one or two per picture or piece of sound
 
 
 class Container(NamedTuple):
@@ -14,7 +18,7 @@ class Container(NamedTuple):
 
     is_cut: bool = False  # the file is shorter than its parts say
     duration: float | None = None  # of the pictures that are shown, in seconds; None where it is not stated
-    counts_from_zero: bool = False  # the duration that decoders report includes what is before the first picture
+    is_matroska: bool = False  # its duration is that of all its tracks, and counts from zero
 
 
 def examine_container(path: Path) -> Container:
@@ -29,7 +33,7 @@ def examine_container(path: Path) -> Container:
                 stated = int.from_bytes(head[4:8], "little")
                 return Container(is_cut=0 < stated < 2**32 - 1 and stated + 8 > size)
             if head.startswith(EBML):
-                return Container(is_cut=_matroska_end(file) > size, counts_from_zero=True)
+                return Container(is_cut=_matroska_end(file) > size, is_matroska=True)
         except (ValueError, IndexError, OverflowError):
             pass  # damaged beyond what is read here; the decoder has said so, or did not need it
     return Container()
@@ -79,6 +83,49 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
             if kind in INSIDE:
                 places.append((position, limit))
                 position, limit = content, min(limit, position)
+
+
+def last_picture(path: Path) -> float | None:
+    """Return when the last picture of a Matroska file (RFC 9559) is shown, in seconds; None where it does not say."""
+    scale, kinds, track, cluster, last = 1_000_000, {}, 0, 0, -1  # nanoseconds per tick, by default
+    try:
+        with path.open("rb") as file:
+            for element, length in _elements(file):
+                if element in (SCALE, TRACK_NUMBER, TRACK_TYPE, TIME):
+                    value = int.from_bytes(file.read(min(length, 8)), "big")
+                    if element == SCALE:
+                        scale = value
+                    elif element == TIME:
+                        cluster = value
+                    elif element == TRACK_NUMBER:
+                        track = value
+                    else:
+                        kinds[track] = value
+                elif element in (SIMPLE_BLOCK, BLOCK):
+                    number, _ = _variable_number(file)
+                    if kinds.get(number) == 1:  # a track of pictures
+                        last = max(last, cluster + int.from_bytes(file.read(2), "big", signed=True))
+    except (ValueError, IndexError, OverflowError):
+        pass  # damaged or cut from here on; what came before counts
+    return None if last < 0 else last * scale / 1e9
+
+
+def _elements(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield the elements of a Matroska file in order: identifier, length of content; the file is at the content."""
+    position = 0
+    for _ in range(MOST_ELEMENTS):
+        file.seek(position)
+        first = file.read(1)
+        if not first:
+            return
+        element = first + file.read(8 - first[0].bit_length())  # as long as its leading zero bits say
+        length, is_unknown = _variable_number(file)
+        position = file.tell()
+        yield element, length
+        if element not in (SEGMENT, INFO, TRACKS, TRACK, CLUSTER, GROUP):  # whose contents are elements
+            if is_unknown:
+                return
+            position += length
 
 
 def _matroska_end(file: BinaryIO) -> int:

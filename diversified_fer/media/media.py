@@ -62,11 +62,12 @@ def _read(decoder: Decoder, path: Path, every: int) -> Iterator[Frame]:
     suffix = path.suffix.lower()
     size = check_regular(path, "a photo or a video")
     with path.open("rb") as file:
-        head = file.read(64)
-    if suffix in VIDEO_SUFFIXES and (suffix in BARE_PICTURES or not is_picture(head)):
+        head = file.read(512)
+    is_other = size > 0 and is_other_content(head)
+    if suffix in VIDEO_SUFFIXES and not is_other and (suffix in BARE_PICTURES or not is_picture(head)):
         yield from decoder.pictures(path, every)
         return
-    if size and not is_picture(head) and not is_other_content(head):
+    if size and not is_picture(head) and not is_other:
         begun = False
         try:
             for frame in decoder.pictures(path, every):
@@ -205,6 +206,7 @@ class VideoFile:
         self.path = path
         self.writer: Any = None
         self.written = 0
+        self.is_sound = True  # until its pictures cannot be written any more
         self.link: Path | None = None
 
     def write(self, picture: np.ndarray, seconds: float, rate: float) -> None:
@@ -231,7 +233,11 @@ class VideoFile:
         if seconds - self.reached > max(LONGEST_GAP, 2 / self.rate):
             raise MediaError(f"{self.path}: the times of the pictures jump to {seconds:,.1f} s")
         self.reached = max(self.reached, seconds)
-        self._append(picture, seconds - self.began)
+        try:
+            self._append(picture, seconds - self.began)
+        except MediaError:
+            self.is_sound = False
+            raise
 
     def _open(self) -> None:
         """Begin `self.temporary`; raises MediaError where such pictures cannot be written."""
@@ -257,7 +263,7 @@ class VideoFile:
         """Return where to write: in the same folder, through a link to it where OpenCV cannot be told its name."""
         name = f".{zlib.crc32(os.fsencode(self.path.name)):08x}.partial.mp4"
         if is_sayable(self.path.parent.absolute()):
-            return self.path.with_name(name)
+            return self.path.absolute().with_name(name)  # FFmpeg takes 12:30/v.mp4 for an address
         self.link = Path(tempfile.mkdtemp(prefix="fer_video_"))
         with contextlib.suppress(OSError):  # Windows lets few people make links; it is moved at the end
             (self.link / "folder").symlink_to(self.path.parent.absolute(), target_is_directory=True)
@@ -271,8 +277,9 @@ class VideoFile:
         if self.writer is None:
             return
         try:
-            self._close(is_wanted=kind is None)
-            if kind is None:
+            is_wanted = kind is None and self.is_sound
+            self._close(is_wanted)
+            if is_wanted:
                 self._publish()
         finally:
             self._tidy()

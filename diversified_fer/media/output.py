@@ -59,4 +59,6 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or names_its_file(error):  # says so already
             raise
-        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+        named = OSError(f"{path} cannot be written: {error.strerror or error}")
+        named.names_its_file = True
+        raise named from error

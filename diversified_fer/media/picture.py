@@ -36,6 +36,7 @@ HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 REMEDIES = {ARCHIVE: ": unpack it", PDF: ": export its pictures as PNG or JPEG", ELSEWHERE: ""}
 
 ORIENTATION, PHOTOMETRIC, WHITE_IS_ZERO = 0x0112, 262, 0  # tags of EXIF and TIFF, and a value of the latter
+BITS_PER_SAMPLE = 258  # another tag of TIFF
 TURNS = {  # to an upright picture, from one with that orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -194,7 +195,7 @@ def describe_content(data: bytes) -> str:
 
 
 def is_other_content(data: bytes) -> bool:
-    """Tell from the first bytes of a file (64 are enough) whether `describe_content` knows what it is."""
+    """Tell from the first bytes of a file (512 are enough) whether `describe_content` knows what it is."""
     return bool(HEIC.match(data)) or recognize(data[:512])[0] not in ("", PICTURE)
 
 
@@ -272,6 +273,9 @@ def _grey(image: Image.Image) -> np.ndarray:
         values = values * 65535
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those two hold 16 bits at most, which are scaled
         raise MediaError("it has 32 bits per pixel, and which of them is white is not known: save it with 8 or 16 bits")
+    if image.format == "TIFF" and image.mode != "F":
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]
+        values = values.astype(np.int64) * 65535 // (2**bits - 1)  # 12 bits are read as they are
     is_negative = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
     return 65535 - values if is_negative else values
 

@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 import cv2
 import numpy as np
 
-from diversified_fer.media.container import examine_container
+from diversified_fer.media.container import examine_container, last_picture
 from diversified_fer.media.picture import MAX_PIXELS, MediaError, check_regular, is_sayable
 
 VIDEO_SUFFIXES = {  # whose contents OpenCV's FFmpeg decodes
@@ -292,23 +292,40 @@ def _check_end(path: Path, answer: dict[str, Any], announced: float, duration: f
 
     OpenCV's count of pictures is the duration times the rate in many containers, and in others counts pictures that
     are not shown (before the start of an edit list). So a video is whole when it has its pictures or its time. The
-    duration of a Matroska file counts from its own zero, also when OpenCV's times begin with the first picture.
+    duration of a Matroska file counts from its own zero to the end of its sound, or of a last picture that stands
+    long; one that is not cut is whole when it has come near the time of its last picture.
     """
     number = int(answer["end"])
     seconds, first, zero = (float(answer[name]) for name in ("seconds", "first", "zero"))
     if number == 0:
-        raise MediaError(f"{path} is a video without pictures")
+        raise MediaError(f"{path} {_without_pictures(str(answer['codec']), announced)}")
     container = examine_container(path)
     if container.duration:
         duration = min(duration, container.duration) if duration > 0 else container.duration
-    if container.counts_from_zero and zero > 0:
+    if container.is_matroska and zero > 0:
         duration -= zero
     mean_step = (seconds - first) / (number - 1) if number > 1 else 0
     reached = seconds + mean_step
     needed = CUT if container.is_cut else COMPLETE
-    if number < needed * announced and reached < needed * duration:
-        expected = round((duration - first) / mean_step) if mean_step else round(announced)
-        raise MediaError(
-            f"{path} is damaged: it ends after {number:,} of {max(expected, number):,} pictures, {reached:.1f} of "
-            f"{duration:.1f} s"
-        )
+    if number >= needed * announced or reached - first >= needed * (duration - first):
+        return
+    if container.is_matroska and not container.is_cut and (last := last_picture(path)) is not None:
+        if seconds - first >= COMPLETE * (last - zero - first):
+            return
+        duration = last - zero + mean_step
+    expected = round((duration - first) / mean_step) if mean_step else round(announced)
+    raise MediaError(
+        f"{path} is damaged: it ends after {number:,} of {max(expected, number):,} pictures, {reached:.1f} of "
+        f"{duration:.1f} s"
+    )
+
+
+def _without_pictures(codec: str, announced: float) -> str:
+    """Say why a video that was opened gives no pictures."""
+    if announced < 1:
+        return "is a video without pictures"
+    kind = f" ({codec})" if codec.strip().isprintable() and codec.strip() else ""
+    return (
+        f"has pictures{kind} of which none can be decoded: it is damaged, or this OpenCV has no decoder for them; "
+        "convert it to H.264"
+    )

@@ -8,7 +8,8 @@ JSON, which video to decode, and answers on stdout, in lines of JSON:
     {"number": n, "seconds": s, "slot": k, "shape": [h, w, 3], "file": name, "size": bytes}
                                                      a picture is in the k-th part of that file, BGR
     {"number": n, "seconds": s, "shape": [h, w, 3], "follows": bytes}   the picture follows this line
-    {"end": n, "seconds": s, "first": s, "zero": s}  the video ended after n pictures, the first one at `first`; times
+    {"end": n, "seconds": s, "first": s, "zero": s, "codec": text}
+                                                     the video ended after n pictures, the first one at `first`; times
                                                      count from the file's time `zero`
     {"error": text}                                  it cannot be decoded
 
@@ -165,7 +166,8 @@ def decode(answers: Answers, path: str, every: int, max_pixels: int) -> None:
         elif time.monotonic() - answers.spoke > 1:
             answers.say(alive=number)
         number += 1
-    answers.say(end=number, seconds=seconds, first=first, zero=zero)
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
+    answers.say(end=number, seconds=seconds, first=first, zero=zero, codec=codec)
 
 
 def main() -> None:
