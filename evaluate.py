@@ -131,7 +131,8 @@ def print_comparison(comparison: Comparison, folder: Path) -> None:
 def main(evaluation: Evaluation) -> None:
     """Score every checkpoint, then compare them."""
     check_options(evaluation)
-    tables = [*evaluation.predictions, *(path for path in evaluation.checkpoints if path.suffix.lower() == ".csv")]
+    named = [path for path in evaluation.checkpoints if path.suffix.lower() in (".csv", ".tsv")]
+    tables = [*evaluation.predictions, *named]
     checkpoints = [path for path in evaluation.checkpoints if path not in tables]
     paths = [*checkpoints, *tables]
     if not paths or (evaluation.seeds and tables):

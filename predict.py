@@ -17,7 +17,7 @@ from typing import Literal
 
 import tyro
 
-from diversified_fer.command import INTERRUPTED, Labelling, label_media
+from diversified_fer.command import INTERRUPTED, Labelling, label_media, refuse_empty_names
 from diversified_fer.console import one_line_errors
 from diversified_fer.faces import LabelledFace
 from diversified_fer.media.media import Frame
@@ -73,4 +73,5 @@ def main(prediction: Prediction) -> None:
 
 if __name__ == "__main__":
     with one_line_errors(INTERRUPTED):
+        refuse_empty_names()
         main(tyro.cli(Prediction))

@@ -5,9 +5,12 @@ from diversified_fer import analyze
 rows = analyze("photo.jpg")
 """
 
+import os
 from typing import Any
 
 __all__ = ["OnnxClassifier", "analyze"]
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.29 on ONNX Runtime reports its use; faces are private
 
 
 def __getattr__(name: str) -> Any:

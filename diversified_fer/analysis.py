@@ -71,6 +71,8 @@ def analyze(
     listed = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if not listed:
         raise ValueError("inputs is an empty list; expected a path, a picture, or a list of them")
+    if "" in [image for image in listed if isinstance(image, str)]:
+        raise ValueError('inputs holds an empty path; expected that of a photo, a video or a folder ("." for this one)')
     several = len(listed) > 1 or isinstance(inputs, list | tuple)
     pictures = [
         image if isinstance(image, str | Path) else as_pictures(image, f"images[{place}]" if several else "images")

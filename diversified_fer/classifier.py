@@ -46,7 +46,8 @@ class OnnxClassifier:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            content = path.read_bytes()  # as a path it takes UTF-8 alone
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every kind of failure, and no common one
             with path.open("rb") as file:
                 _, what = recognize(file.read(512))

@@ -232,9 +232,16 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
         raise ValueError(f"none of the {table.unreadable:,} files could be read")
 
 
+def refuse_empty_names() -> None:
+    """Raise ValueError for an empty argument, as an unset variable of the shell leaves: as a path it would be "."."""
+    if "" in sys.argv[1:]:
+        raise ValueError("one of the names is empty; name photos, videos or folders, or . for the current folder")
+
+
 def main() -> None:
     """Run the console command."""
     with one_line_errors(INTERRUPTED):
+        refuse_empty_names()
         wanted = tyro.cli(Command)
         label_media(wanted, lambda: OnnxClassifier(wanted.network))
 

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from diversified_fer.writing import names_its_file
+
+OUT_OF_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator: (can't|not enough)", re.IGNORECASE)  # PyTorch's words
 
 
 def is_watched() -> bool:
@@ -72,6 +75,11 @@ def one_line_errors(interrupted: str = "interrupted", command: str | None = None
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"{script}: {error.strerror if names_its_file(error) and error.strerror else error}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        sys.exit(f"{script}: not enough memory for this batch_size or image_size: lower one of them ({reason[:300]})")
     except KeyboardInterrupt:
         sys.exit(f"{script}: {interrupted}")
     finally:

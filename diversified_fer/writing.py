@@ -49,12 +49,12 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         what_to_do = "close it where another program has it open, and start again"
         temporary.replace(path)
     except BaseException as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
+            error = _reason_of_torch(temporary)
         shutil.rmtree(temporary, ignore_errors=True)  # which leaves a file alone
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if names_its_file(error):  # of a file written meanwhile
-            raise
-        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error))):
+        if isinstance(error, OSError) and not names_its_file(error):  # as that of a file written meanwhile does
             raise _named(path, error, what_to_do) from error
         raise
 
@@ -94,12 +94,18 @@ def remove_unfinished(folder: Path, pattern: str = ".*.partial*", older_than: fl
                 leftover.unlink()
 
 
-def _named(path: Path, error: Exception, what_to_do: str) -> OSError:
+def _reason_of_torch(path: Path) -> OSError:
+    """Return why torch.save could not write a file, where it reports the place where its writer stood instead."""
+    try:
+        with path.open("ab"):
+            return OSError("the disk took no more")
+    except OSError as error:
+        return error
+
+
+def _named(path: Path, error: OSError, what_to_do: str) -> OSError:
     """Return the error of a file that could not be written, of the same kind, with the file's name."""
-    number = getattr(error, "errno", None)
-    reason = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, RuntimeError):
-        reason = "the disk took no more"  # torch.save reports the place where its writer stood instead
+    number, reason = error.errno, error.strerror or str(error)
     message = f"{path.absolute()} could not be written: {reason}. What was there before is untouched; {what_to_do}"
     named = OSError(number, message) if number else OSError(message)  # a FileNotFoundError stays one
     named.names_its_file = True

@@ -184,6 +184,8 @@ class ExpressionClassifier(nn.Module):
 
     def _score_branches(self, network: "ExpressionClassifier", faces: Tensor | list[Tensor], batch_size: int) -> Tensor:
         """Score faces (`as_faces`) with this network or a copy of it that computes faster."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
         was_training, scores = network.training, []
         network.eval()
         try:
@@ -281,7 +283,9 @@ def _as_tensor(image: Tensor | ImageInput, name: str = "images") -> Tensor:
     """Turn a tensor or what `as_rgb` takes into checked pictures (N, 3, H, W); `name` is for messages."""
     if not isinstance(image, Tensor):
         image = torch.from_numpy(as_rgb(image, name)).movedim(-1, -3)
-    images = image[None] if image.ndim == 3 else image
+    if image.ndim == 3 and image.layout == torch.strided:
+        image = image[None]
+    images = image
     check_images(images, name)
     return images.float() if images.is_floating_point() else images
 

@@ -131,7 +131,7 @@ def export_onnx(
         temperature=repr(model.temperature),
         input=f"images (N, 3, image_size, image_size), RGB, {values}; channel order and normalisation are in the graph",
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with replacing(path) as unchecked:
         content = program.model_proto
         for node in content.graph.node:
@@ -154,8 +154,16 @@ def check_onnx_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".onnx" or path.is_dir():
         raise ExportError(f"{path} cannot be the ONNX file: name a file that ends in .onnx")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder for what is written; raises ExportError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{folder.absolute()} cannot be made a folder ({error.strerror}); name another") from error
 
 
 def read_labelled_faces(root: Path, model: ExpressionClassifier, input_type: str) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +204,7 @@ def largest_difference(network: Exportable, path: Path) -> float:
     """Compare an ONNX file with the network it was made from on random pictures, one and five at a time."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     is_float = session.get_inputs()[0].type == "tensor(float)"
     differences = []
     for number in CHECKED_BATCHES:
@@ -228,7 +236,7 @@ def export_half(checkpoint: str | Path, path: str | Path) -> None:
     if content.get("format") != FORMAT:
         raise ExportError(f"{checkpoint} holds published weights; --half takes a checkpoint that this project wrote")
     check_version(content, checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     write_atomically(path, lambda temporary: torch.save(halve(content), temporary))
 
 
@@ -260,7 +268,7 @@ def export_esr_folder(model: ExpressionClassifier, folder: str | Path) -> str:
     branches = [BRANCH_FILE.format(number) for number in range(1, len(model.branches) + 1)]
     states = dict(zip([BASE_FILE, *branches], [model.base, *model.branches], strict=True))
     code = f'model = load_model("{folder.as_posix()}")'
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         unchecked = Path(temporary)
         for name, module in states.items():
@@ -329,7 +337,7 @@ def export_hub(
             name: read[name] for name in ("measured", "variables") if read.get("format") == FORMAT and name in read
         }
     card = _card(checkpoint, content, license, datasets)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         unchecked = Path(temporary)
         write_hub(content, card, unchecked)

@@ -115,8 +115,9 @@ def describe_other(head: bytes, path: Path) -> str | None:
         return "is a safetensors file with a config.json beside it: name their folder"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return (
-            "is a safetensors file: read it with safetensors.torch.load_file, write what you get with torch.save and "
-            "name that file"
+            "is a safetensors file without the config.json that models.export --hub writes beside it: name a folder "
+            "with both; for weights of MA-Net, read it with safetensors.torch.load_file, write what you get with "
+            "torch.save and name that file"
         )
     if head[0] == 0x80 and head[1:2] <= b"\x05" and len(head) > 32 and LEGACY_MAGIC not in head[:32]:
         return (

@@ -7,6 +7,7 @@ card's front matter is specified at github.com/huggingface/hub-docs, modelcard.m
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from diversified_fer.contents import ARCHIVE, recognize
 from models.files import UNPACK, CheckpointError, describe_other, read_head, shown
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+OTHER_WEIGHTS = re.compile(r"\.bin(\.index\.json)?$|\.safetensors\.index\.json$|-of-\d+\.safetensors$|\.(h5|msgpack)$")
 LIBRARY = "diversified-fer"
 MAX_CONFIG = 2**20  # bytes
 KEPT = ("format", "version", "arguments", "image_size", "measured", "variables")  # of a checkpoint
@@ -68,10 +70,15 @@ def read_hub(folder: Path) -> dict[str, Any]:
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            there = sorted(path.name for path in folder.iterdir())[:6]
-            raise CheckpointError(
-                f"{folder} has no {name} (it holds {', '.join(there)}); download the whole folder again"
+            there = sorted(path.name for path in folder.iterdir())
+            other = next((one for one in there if OTHER_WEIGHTS.search(one)), None)
+            remedy = (
+                f"{other} is another form of weights, which is not read: export the network again by "
+                "`python -m models.export --hub`"
+                if other
+                else "download the whole folder again"
             )
+            raise CheckpointError(f"{folder} has no {name} (it holds {', '.join(there[:6])}); {remedy}")
     config = _read_config(folder / CONFIG_FILE)
     try:
         state = load_file(folder / WEIGHTS_FILE)

@@ -106,7 +106,7 @@ def _accuracy(path: Path, images: np.ndarray, targets: np.ndarray) -> float:
     """Return the share of faces whose most probable class is their label."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     starts = range(0, len(images), BATCH_SIZE)
     found = [session.run(["probabilities"], {"images": images[n : n + BATCH_SIZE]})[0].argmax(axis=1) for n in starts]
     return float((np.concatenate(found) == targets).mean())

@@ -42,9 +42,10 @@ def find_state(content: Any, landmarks: Sequence[str], path: Path) -> dict[str, 
         CheckpointError: when several dicts have them and no name says which is meant.
     """
     fitting = []
-    for names, found in walk(content):
-        state = _without_prefix(found, landmarks)
-        if state is not None:
+    for outer, found in walk(content):
+        states = _without_prefix(found, landmarks)
+        for prefix, state in states.items():
+            names = (*outer, prefix.rstrip(".")) if len(states) > 1 else outer
             ranks = [CONVENTIONAL.index(name) if name in CONVENTIONAL else len(CONVENTIONAL) for name in names]
             fitting.append((max(ranks, default=-1), len(names), ".".join(map(shown, names)), state))
     fitting.sort(key=lambda entry: entry[:2])
@@ -77,16 +78,21 @@ def walk(content: Any) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
         level = inner
 
 
-def _without_prefix(found: dict[Any, Any], landmarks: Sequence[str]) -> dict[str, Tensor] | None:
-    """Return the tensors of a dict without the prefix that its landmarks have; None where it lacks one."""
+def _without_prefix(found: dict[Any, Any], landmarks: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """Return, by prefix, the tensors of a dict without the prefix that its landmarks have; none where it lacks one.
+
+    There are several where it holds several networks, such as a student and a teacher.
+    """
     state = unwrap({key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)})
     prefixes = [key.removesuffix(landmarks[0]) for key in state if key.endswith(landmarks[0])]
     complete = [prefix for prefix in prefixes if all(prefix + landmark in state for landmark in landmarks)]
-    prefix = min((prefix for prefix in complete if prefix == "" or prefix.endswith(".")), key=len, default=None)
-    if prefix is None:
-        return None
+    complete = [prefix for prefix in complete if prefix == "" or prefix.endswith(".")]
+    outermost = [one for one in complete if not any(one != other and one.startswith(other) for other in complete)]
     # with a prefix, names without it are of other modules, such as a weighted loss
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        prefix: {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in outermost
+    }
 
 
 def unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -89,6 +89,7 @@ def test_what_has_no_face_and_what_cannot_be_read_are_rows(tmp_path):
         (np.full((9, 9, 3), 200.0), ValueError, r"expected \[0, 1\]"),
         (np.zeros((0, 9, 3), np.uint8), ValueError, "at least one"),
         (np.zeros((9, 9, 3), np.int64), ValueError, "expected uint8"),
+        ("", ValueError, "empty path"),
         ("nowhere.jpg", FileNotFoundError, "nowhere.jpg"),
         ("https://example.org/face.jpg", MediaError, "download it first"),
     ],
@@ -96,9 +97,28 @@ def test_what_has_no_face_and_what_cannot_be_read_are_rows(tmp_path):
 def test_wrong_inputs_are_named(inputs, error, message):
     with pytest.raises(error, match=message):
         analyze(inputs)
-    if not isinstance(inputs, list) and error is ValueError:
+    if not isinstance(inputs, list | str) and error is ValueError:
         with pytest.raises(ValueError, match=message):
             load_model().predict(inputs)
+
+
+def test_onnx_runtime_reports_nothing(tmp_path):
+    """From 1.29 on it counts sessions and sends what networks are run, unless it is told not to before it is loaded."""
+    script = "from diversified_fer import OnnxClassifier as C; C(); import onnxruntime; print(onnxruntime.__version__)"
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for first in ("", "import models.export; "):
+        done = subprocess.run([sys.executable, "-c", first + script], env=environment, capture_output=True, cwd=ROOT)
+        assert done.returncode == 0 and b"elemetry" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name or "Microsoft" in path.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_network_in_a_folder_that_is_not_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"d_\xff")
+    folder.mkdir()
+    shutil.copy(SHIPPED, folder / "face.onnx")
+    assert OnnxClassifier(folder / "face.onnx").labels == OnnxClassifier().labels
 
 
 def test_wrong_networks_are_named(tmp_path):

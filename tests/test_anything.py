@@ -153,6 +153,14 @@ def test_folders_of_emotions_and_tables(place, tmp_path, capsys):
     drawn = FERPlus(place / "ferplus", "test")
     assert faces.class_names == EMOTIONS and np.bincount(faces.labels).tolist() == np.bincount(drawn.labels).tolist()
     assert len(EmotionFolders(place / "mine", "test")) == len(EmotionFolders(place / "mine" / "test")) == len(drawn)
+    root = tmp_path / "misspelt"
+    for word in ("suprise", "sad"):
+        (root / word).mkdir(parents=True)
+        shutil.copy(faces.paths[0], root / word / "a.png")
+    assert EmotionFolders(root).class_names == ("Sadness", "Surprise")
+    (root / "sad").rename(root / "sadnes")
+    with pytest.raises(DatasetError, match=r"sadnes names no emotion; if Sadness is meant, rename the folder"):
+        EmotionFolders(root)
     root = tmp_path / "some"
     for word, number in {"joy": 3, "sad": 2, "bored": 1}.items():
         for k in range(number):
@@ -259,6 +267,10 @@ def test_tables_that_hold_no_answers(place, tmp_path):
     with pytest.raises(DatasetError, match="no column for the file; its columns are a, b"):
         read_answers(table, faces)
     assert len(read_answers(table, faces, "a=file,b=label").by_file) == 1
+    write_table(table, ["file", "label", "emotion"], [(name, "happy", "sad")])
+    with pytest.raises(DatasetError, match=r"columns that may be the prediction \(label, emotion\).*=predicted"):
+        read_answers(table, faces)
+    assert read_answers(table, faces, "emotion=predicted").column == "emotion"
     with pytest.raises(FileNotFoundError, match="no table at"):
         read_answers(tmp_path / "none.csv", faces)
 

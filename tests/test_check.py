@@ -72,6 +72,37 @@ def test_a_missing_split(name, folder, split, spoiled):
     assert error.startswith(f"{split}: ") and str(spoiled / name / folder) in error
 
 
+def test_what_is_wrong_with_a_split_of_faces_with_words_is_an_error(spoiled, tmp_path, capsys):
+    faces = sorted((spoiled / "rafdb" / "train" / "1").glob("*.jpg"))[:3]
+    lines = [f"{face},{word},train" for face, word in zip(faces, ("happy", "sad", "sad"), strict=True)]
+    lines.append("gone.jpg,sad,test")
+    (tmp_path / "faces.csv").write_text("file,label,split\n" + "\n".join(lines))
+    [error] = errors(check("folder", tmp_path / "faces.csv", None))
+    assert error.startswith("test: ") and "gone.jpg" in error
+    for name in ("a.jpg", "b.jpg"):
+        face = spoiled / "affectnet" / "Training_Unlabeled" / "0" / name
+        face.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(faces[0], face)
+    assert any(error.startswith("unlabeled: ") for error in errors(check("affectnet", spoiled / "affectnet", None)))
+
+
+@pytest.mark.parametrize("kept", [3, 6, 7])
+def test_published_counts_stand_beside_the_same_classes_alone(kept, spoiled, capsys):
+    for split in ("train", "test"):
+        for label, name in enumerate(EMOTIONS[:7]):
+            folder = spoiled / "rafdb" / split / str(label)
+            folder.rename(folder.with_name(name)) if label < kept else shutil.rmtree(folder)
+    assert errors(check("rafdb", spoiled / "rafdb", None)) == []
+    assert ("found published" in capsys.readouterr().out) == (kept == 7)
+
+
+def test_an_archive_in_place_of_a_data_set_is_named(tmp_path):
+    shutil.make_archive(str(tmp_path / "set"), "zip", Path(__file__).parent / "samples")
+    for name in DATASETS:
+        found = errors(check(name, tmp_path / "set.zip", None))
+        assert found and all("zip" in error and "unpack it" in error for error in found), found
+
+
 def test_released_affectnet_is_told_from_a_missing_one(tmp_path, capsys):
     write_affectnet_raw(tmp_path / "raw", images_per_class=1, validation_per_class=1)
     assert len(errors(check("affectnet", tmp_path / "raw", None))) == 2

@@ -156,6 +156,16 @@ def test_raf_db_faults(drawn, tmp_path):
             RAFDB(tmp_path / "official", "train")
 
 
+def test_the_list_may_name_pictures_that_others_have_cut_out(tmp_path):
+    for name in ("train_1", "train_2", "train_2_aligned"):
+        grey(tmp_path / "Image" / "aligned" / f"{name}.jpg")
+    (tmp_path / "EmoLabel").mkdir()
+    (tmp_path / "EmoLabel" / "list_patition_label.txt").write_text("train_1.jpg 4\ntrain_2.jpg 7\n")
+    faces = RAFDB(tmp_path, "train")
+    assert [path.name for path in faces.paths] == ["train_1.jpg", "train_2_aligned.jpg"]
+    assert faces.labels.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("dataset", [AffectNet, FERPlus, RAFDB])
 def test_a_wrong_path_and_an_empty_folder_say_what_is_expected(dataset, tmp_path):
     with pytest.raises(DatasetError, match=r"is not at .*exists and holds.*Expected .*base_path_to_dataset.*--demo"):

@@ -37,6 +37,12 @@ NETWORKS = {
 }
 
 
+def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(ExportError, match=r"taken cannot be made a folder \(File exists\); name another"):
+        main(Export(Path("checkpoint/ferplus_small.pt"), half=tmp_path / "taken" / "a.pt"))
+
+
 @pytest.mark.parametrize(
     ("name", "input_type"),
     [("ESR-1", "uint8"), ("ESR-2", "float32"), ("ESR-3", "uint8"), ("MA-Net", "uint8"), ("ESR-1", "float32")],

@@ -122,7 +122,10 @@ def test_damaged_and_foreign_folders(folder, tmp_path):
     config.write_bytes(b"\xef\xbb\xbf" + content)  # as an editor of Windows saves it
     weights.write_bytes(data)
     assert load_model(folder).labels == tuple(own["id2label"][str(k)] for k in range(len(own["id2label"])))
-    weights.unlink()
+    weights.rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors.*pytorch_model\.bin is another form of weights"):
+        load_model(folder)
+    (folder / "pytorch_model.bin").unlink()
     with pytest.raises(CheckpointError, match=r"has no model\.safetensors \(it holds README\.md, config\.json\)"):
         load_model(folder)
     weights.write_bytes(data)

@@ -355,6 +355,17 @@ def test_wildcards_addresses_and_repeated_names(tmp_path, monkeypatch):
         names("x" * 5000)
 
 
+def test_wildcards_leave_results_out(tmp_path, monkeypatch):
+    for name in ("1.jpg", "o/predictions.csv", "o/annotated/1.jpg", "annotated/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    listing = list_media([Path("**/*.jpg")])
+    assert [path.as_posix() for path in listing.files] == ["1.jpg", "annotated/2.jpg"], "of a run, and of no run"
+    assert listing.left_out == {"results of predict.py": 1}
+    assert find_media([Path("o/annotated/*.jpg")]) == [Path("o/annotated/1.jpg")], "asked for by name"
+
+
 def test_places_of_results_on_one_drive_and_on_two():
     paths = [PureWindowsPath(name) for name in (r"C:\a\b\1.jpg", r"C:\A\2.jpg", r"c:\a\b\c\3.jpg")]
     assert [place.as_posix() for place in plan_places(paths)] == ["b/1.jpg", "2.jpg", "b/c/3.jpg"]

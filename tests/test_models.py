@@ -253,6 +253,14 @@ def test_pictures_of_other_colour_modes_keep_their_colours(tmp_path, mode):
             np.testing.assert_allclose(pixels(read)[0, 0], COLOURED, atol=4)
 
 
+def test_batches_hold_at_least_one_face_and_sparse_pictures_are_refused():
+    model = ESR(1, image_size=64)
+    with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
+        model.predict(np.zeros((2, 64, 64, 3), np.uint8), batch_size=0)
+    with pytest.raises(ValueError, match=r"sparse.*to_dense"):
+        model.predict(torch.rand(3, 64, 64).to_sparse())
+
+
 @pytest.mark.parametrize("form", ["TIFF", "PNG"])
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_an_opened_file_is_turned_upright_once(form, orientation, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import esr_ferplus
+from diversified_fer.console import one_line_errors
 from evaluate import Evaluation
 from models.esr import ESR
 from models.manet import MANet
@@ -41,6 +42,7 @@ def test_the_defaults_of_every_script_are_taken(name):
         ({"validation_interval": 0}, "validation_interval is 0; expected a whole number, 1 or more"),
         ({"image_size": 0}, "image_size is 0; expected a whole number, 1 or more"),
         ({"image_size": 59}, "image_size is 59; ESR's unpadded convolutions need at least 60 pixels"),
+        ({"image_size": 100_000}, "image_size is 100000; expected a whole number, 1 or more, at most 4,096"),
         ({"batch_size": -3}, "batch_size is -3; expected a whole number, 1 or more"),
         ({"batch_size": 1}, "batch_size is 1; expected 2 or more"),
         ({"batch_size": True}, "batch_size is True"),
@@ -64,6 +66,30 @@ def test_a_value_that_cannot_be_worked_with_is_named(changes, message):
     experiment = importlib.import_module("esr_ferplus").Experiment()
     with pytest.raises(ValueError, match=message):
         check_options(replace(experiment, **changes), ESR)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory\nframe #0"),
+    ],
+)
+def test_too_little_memory_is_one_line(error):
+    message = r"^script: not enough memory for this batch_size or image_size: lower one of them [^\n]*\)$"
+    with pytest.raises(SystemExit, match=message), one_line_errors(command="script"):
+        raise error
+    with pytest.raises(RuntimeError, match="a mistake"), one_line_errors():
+        raise RuntimeError("a mistake")
+
+
+def test_a_home_folder_is_found_without_a_shell(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    experiment = replace(importlib.import_module("esr_ferplus").Experiment(), base_path_experiment=Path("~/runs"))
+    check_options(experiment, ESR)
+    assert experiment.base_path_experiment == tmp_path / "runs"
 
 
 def test_other_scripts_have_the_same_ranges(tmp_path):

@@ -1,6 +1,7 @@
 """What a run leaves on disk: variables of other versions, files that are not whole, disks that are full."""
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from torch import nn
 from diversified_fer.writing import write_atomically, write_json
 from models import CheckpointError
 from models.weights import describe_model
+from utils import ucheckpoint
 from utils.ucheckpoint import Run
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +137,53 @@ def test_a_best_network_without_its_last_state_is_not_replaced(tmp_path, resume)
     Run(tmp_path / "run", Experiment(), resume)
 
 
+def test_a_last_state_without_its_best_network_is_named_before_any_work(tmp_path):
+    last = begin(tmp_path)
+    Run(tmp_path, Experiment())  # nothing was validated yet
+    change(last, lambda content: content.update(best=0.5))
+    before = last.read_bytes()
+    with pytest.raises(CheckpointError, match=r"last\.pt continues .* whose best\.pt is gone.*Put best\.pt back"):
+        Run(tmp_path, Experiment())
+    assert last.read_bytes() == before
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
+    """The lock goes with the process, however it ends; the same process may come back."""
+    begin(tmp_path)
+    Run(tmp_path, Experiment())
+    hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
+    call = [sys.executable, "-c", hold, str(tmp_path / ".lock")]
+    gc.collect()
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"1"
+        monkeypatch.setattr(ucheckpoint, "PATIENCE", 0.2)
+        with pytest.raises(CheckpointError, match=r"another process trains in .*another name_experiment"):
+            Run(tmp_path, Experiment())
+        other.kill()
+    Run(tmp_path, Experiment())
+
+
+@dataclass
+class FineTuning:
+    path_to_pretrained_network: Path | None = None
+
+
+def test_start_weights_may_lie_elsewhere_when_a_run_is_continued(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    weights, moved = tmp_path / "a" / "w.pt", tmp_path / "b" / "w.pt"
+    weights.write_bytes(b"weights")
+    begin(tmp_path / "run", FineTuning(weights))
+    moved.write_bytes(b"weights")
+    assert Run(tmp_path / "run", FineTuning(moved)).history
+    moved.write_bytes(b"others")
+    with pytest.raises(CheckpointError, match=r"path_to_pretrained_network was .*Nothing was touched"):
+        Run(tmp_path / "run", FineTuning(moved))
+    begin(tmp_path / "folder", FineTuning(tmp_path / "a"))
+    moved.write_bytes(b"weights")
+    assert Run(tmp_path / "folder", FineTuning(tmp_path / "b")).history
+
+
 def test_messages_advise_to_remove_the_folder_and_not_the_state_alone(tmp_path):
     last = begin(tmp_path / "run")
     whole = last.read_bytes()
@@ -229,6 +278,10 @@ def test_what_is_flushed_is_open_for_writing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def broken_at(path: Path) -> None:
+    raise RuntimeError(f"[enforce fail at inline_container.cc:672] . cannot open {path}")
+
+
 def full(path: Path) -> None:
     path.write_bytes(b"half")
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -246,6 +299,13 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_what_was_there(tmp_pa
     with pytest.raises(OSError, match=rf"last\.pt could not be written: {reason}\. What was there before is untouched"):
         write_atomically(path, write)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_reason_that_torch_does_not_tell_is_found(tmp_path):
+    """torch.save says of every failure where its writer stood."""
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(OSError, match=r"last\.pt could not be written: Not a directory"):
+        write_atomically(tmp_path / "taken" / "last.pt", lambda path: broken_at(path))
 
 
 def test_other_errors_pass_and_leave_nothing(tmp_path):

@@ -257,6 +257,13 @@ def test_state_dicts_that_fit_equally_are_not_guessed_between(tmp_path, esr):
     with pytest.raises(CheckpointError, match=r"a\.pt holds 2 state dicts that fit \(student, teacher\)"):
         find_state({"student": state, "teacher": dict(state)}, ("conv1.weight",), tmp_path / "a.pt")
     assert find_state({"student": state, "same": state}, ("conv1.weight",), tmp_path / "a.pt").keys() == state.keys()
+    both = {f"{name}.{key}": value for name in ("student", "teacher") for key, value in state.items()}
+    with pytest.raises(CheckpointError, match=r"2 state dicts that fit \(state_dict\.student, state_dict\.teacher\)"):
+        find_state({"state_dict": both}, ("conv1.weight",), tmp_path / "a.pt")
+    averaged = {f"ema_model.{key}": value + 1 for key, value in state.items()}
+    averaged |= {f"model.{key}": value for key, value in state.items()}
+    found = find_state({"state_dict": averaged}, ("conv1.weight",), tmp_path / "a.pt")
+    assert torch.equal(found["conv1.weight"], state["conv1.weight"]), "the network, not its average"
     cycle = {"weights": {}}
     cycle["weights"]["again"] = cycle
     assert find_state(cycle, ("conv1.weight",), tmp_path / "a.pt") is None

@@ -5,11 +5,13 @@ A folder `<base_path_experiment>/<script>/<name_experiment>/` holds `last.pt` (e
 renamed into it, so that no reader ever sees half of one.
 """
 
+import hashlib
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -47,6 +49,7 @@ ENTRIES = {  # of last.pt, beside the description of its network, by kind
     float: ("best",),
 }
 START_ANEW = "remove the folder, or choose another name_experiment"
+PATIENCE = 10  # seconds for another process to leave the folder; workers of a killed one outlive it by five
 LARGEST = 1e9  # more than any count of steps or setting of an optimizer
 
 
@@ -70,18 +73,24 @@ class Run:
 
     Raises:
         CheckpointError: when `last.pt` is damaged, was written with other variables, or `resume` is off and it exists;
-            or when there is a `best.pt` without it, which a new run would replace.
+            when one of `last.pt` and `best.pt` is there without the other; or when another process trains there.
+        OSError: when the folder cannot be made or written to.
     """
 
     def __init__(self, directory: Path, variables: Any, resume: bool = True, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
         self.last_path, self.best_path = directory / "last.pt", directory / "best.pt"
-        self.variables = _plain(asdict(variables) if is_dataclass(variables) else variables)
+        given = asdict(variables) if is_dataclass(variables) else variables
+        self.variables = _plain(given)
         self.defaults, self.may_change = _declared(variables)
+        files = {name: value for name, value in given.items() if isinstance(value, Path) and value.exists()}
+        self.files = {name: _fingerprint(path) for name, path in files.items() if name not in self.may_change}
         self.history: list[dict[str, Any]] = []
         self.best = float("-inf")
         self.stage = 0
         self._resumed: dict[str, Any] | None = None
+        if writes:
+            self._lock = _lock(directory)
         if self.last_path.exists():
             if not resume:
                 raise CheckpointError(
@@ -89,8 +98,13 @@ class Run:
                     f"To train again, {START_ANEW}"
                 )
             begun = self._read_last()
+            if begun["history"] and begun["best"] > float("-inf") and not self.best_path.exists():
+                raise CheckpointError(
+                    f"{self.last_path.absolute()} continues an experiment whose best.pt is gone; nothing was touched. "
+                    f"Put best.pt back, or start anew: {START_ANEW}"
+                )
             if begun["history"]:
-                self._compare_variables(begun["variables"])
+                self._compare_variables(begun["variables"], begun.get("files", {}))
                 self._resumed, self.history, self.stage = begun, begun["history"], begun["stage"]
                 print(f"continue {directory} after stage {self.stage}, epoch {begun['epoch']}")
             else:  # stopped in its first epoch: what it would go on from is what it begins with
@@ -101,13 +115,6 @@ class Run:
                 "new run would replace it; nothing was touched. Choose another name_experiment, or move best.pt away"
             )
         if writes:
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OSError(
-                    f"{directory.absolute()} cannot be made a folder for this experiment ({error.strerror}); set "
-                    "base_path_experiment or name_experiment to another"
-                ) from error
             remove_unfinished(directory)  # of a run that was killed while it saved
 
     def is_past(self, stage: int) -> bool:
@@ -183,6 +190,7 @@ class Run:
             "best": self.best,
             "history": self.history,
             "variables": self.variables,
+            "files": self.files,
             "run_format": RUN_FORMAT,
         }
         write_atomically(self.last_path, lambda path: torch.save(content, path))
@@ -234,8 +242,11 @@ class Run:
             )
         return content
 
-    def _compare_variables(self, written: dict[str, Any]) -> None:
-        """Raise unless a file was written with these variables; one that it does not know had its default then."""
+    def _compare_variables(self, written: dict[str, Any], files: dict[str, str]) -> None:
+        """Raise unless a file was written with these variables; one that it does not know had its default then.
+
+        A variable that names a file, such as start weights, may name the same content elsewhere.
+        """
         assumed = {key: value for key, value in self.defaults.items() if key not in written}
         before, now = assumed | written, self.variables
         surplus = sorted(before.keys() - now.keys())
@@ -247,6 +258,7 @@ class Run:
                 "touched. Start anew under another name_experiment, or check out the version that wrote the file"
             )
         changed = [key for key in sorted(now.keys() - self.may_change) if before.get(key) != now[key]]
+        changed = [key for key in changed if key not in files or files[key] != self.files.get(key)]
         if changed:
             older = {key: " (its default: the file is older than this variable)" for key in assumed}
             listing = ", ".join(
@@ -281,6 +293,39 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _lock(directory: Path) -> FileLock:
+    """Make an experiment's folder, and keep other processes out of it as long as the lock lives."""
+    lock = FileLock(directory / ".lock", PATIENCE, is_singleton=True)  # the same process may come back
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"another process trains in {directory.absolute()}; wait until it has ended, or choose another "
+            "name_experiment"
+        ) from None
+    except NotImplementedError:
+        print(f"{directory.absolute()} is on a file system without locks: see that no other process trains there")
+    except OSError as error:
+        raise OSError(
+            f"{directory.absolute()} cannot be a folder for this experiment ({error.strerror}); set "
+            "base_path_experiment or name_experiment to another"
+        ) from error
+    return lock
+
+
+def _fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder and their names."""
+    digest = hashlib.sha256()
+    for file in sorted(inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]:
+        if file != path:
+            digest.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
+        with file.open("rb") as content:
+            while part := content.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def _declared(variables: Any) -> tuple[dict[str, Any], set[str]]:

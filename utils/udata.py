@@ -216,6 +216,11 @@ class AffectNet(FaceDataset):
         super().__init__(name, [files[index] for index in keep], labels[keep], num_classes, listing, split)
         self.affect = affect[keep]
 
+    @classmethod
+    def has_split(cls, root: str | Path, split: str) -> bool:
+        """Tell whether the folder of a split is there."""
+        return one_named(find_root(Path(root), tuple(cls.FOLDERS.values())), cls.FOLDERS[split]).is_dir()
+
     def _read_names(self, files: list[Path], folder: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
         """Return emotion (N,) and valence and arousal (N, 2) that are in the pictures' names."""
         matches = [AFFECTNET_NAME.fullmatch(path.stem) for path in files]

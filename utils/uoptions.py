@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from models.classifier import ExpressionClassifier
+from models.weights import MAX_IMAGE_SIZE
 
 
 class Range(NamedTuple):
@@ -25,7 +26,7 @@ AT_LEAST_ONE = Range(1, math.inf, "a whole number, 1 or more", whole=True)
 NOT_NEGATIVE = Range(0, 1e30, "a number, 0 or more")
 SHARE = Range(0, 1, "a number from 0 to 1")
 COUNTS = (
-    "image_size", "max_training_images", "max_images_per_label", "num_branches_trained_network", "max_training_epoch",
+    "max_training_images", "max_images_per_label", "num_branches_trained_network", "max_training_epoch",
     "max_finetune_epoch", "max_affect_epoch", "lr_decay_interval", "validation_interval", "batch_size", "every",
     "rounds",
 )  # fmt: skip
@@ -33,6 +34,7 @@ AMOUNTS = ("cache_gib", "lr", "lr_new", "lr_trained", "lr_affect", "weight_decay
 RANGES = {
     **dict.fromkeys(COUNTS, AT_LEAST_ONE),
     **dict.fromkeys(AMOUNTS, NOT_NEGATIVE),
+    "image_size": Range(1, MAX_IMAGE_SIZE, f"a whole number, 1 or more, at most {MAX_IMAGE_SIZE:,}", whole=True),
     "webcam": Range(0, 99, "the number of a webcam, 0 for the first", whole=True),
     "seed": Range(0, 2**63 - 1, "a whole number, 0 or more", whole=True),
     "lr_decay": SHARE,
@@ -44,7 +46,7 @@ RANGES = {
 
 
 def check_options(options: Any, network: type[ExpressionClassifier] | None = None) -> None:
-    """Raise unless every value of a script's variables is one that it can work with.
+    """Raise unless every value of a script's variables is one that it can work with; expand "~" in paths.
 
     Args:
         options: a dataclass of variables, as every script has.
@@ -68,6 +70,8 @@ def check_options(options: Any, network: type[ExpressionClassifier] | None = Non
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(kinds[name])))}")
         if Path in (kinds[name], *get_args(kinds[name])) and isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; expected a path, as in Path({value!r})")
+        if isinstance(value, Path) and value.parts[:1] == ("~",):  # no shell has seen what a script says
+            setattr(options, name, value.expanduser())
         if not _is_of_kind(value, kinds[name]):
             expected = str(kinds[name]) if get_args(kinds[name]) else kinds[name].__name__
             raise ValueError(f"{name} is {value!r}; expected {expected.replace('pathlib.', '')}")

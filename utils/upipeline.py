@@ -95,18 +95,24 @@ class FaceImages(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Pictures:
+    def __getitem__(self, index: int) -> Pictures | Exception:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Pictures:
-        """Return one batch; PyTorch's loader calls this with the indices of a whole batch."""
+    def __getitems__(self, indices: Sequence[int]) -> Pictures | Exception:
+        """Return one batch; PyTorch's loader calls this with the indices of a whole batch.
+
+        A picture that cannot be read is returned as its error: one that is raised in a worker comes with tracebacks.
+        """
         places = torch.as_tensor(indices)
         if isinstance(self.images, Tensor):
             images = self.images[places.to(self.images.device, non_blocking=True)]
         elif self.images is not None:
             images = torch.from_numpy(self.images[np.asarray(places)])
         else:
-            images = torch.from_numpy(np.stack([self._decode(index) for index in places.tolist()]))
+            try:
+                images = torch.from_numpy(np.stack([self._decode(index) for index in places.tolist()]))
+            except (DatasetError, OSError) as error:
+                return error
         return Pictures(images, places)
 
     def _decode(self, index: int) -> np.ndarray:
@@ -259,6 +265,11 @@ class SharedBatches(Sampler[list[int]]):
             yield order[begin : begin + shares[self.hardware.rank]].tolist()
 
 
+def _as_read(batch: Pictures | Exception) -> Pictures | Exception:
+    """Return a batch, which is read as one: there is nothing to collate."""
+    return batch
+
+
 class FaceLoader:
     """The faces of a data set in batches, on the device and at the network's size.
 
@@ -303,7 +314,7 @@ class FaceLoader:
             images,
             batch_sampler=self._sampler,
             num_workers=num_workers,
-            collate_fn=Pictures._make,  # a batch is read as one
+            collate_fn=_as_read,
             pin_memory=self._hardware.device.type == "cuda" and images.kept != "device",
             persistent_workers=False,  # seeded anew every epoch, so that a continued run sees the same random choices
         )
@@ -314,7 +325,10 @@ class FaceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         hardware, usual = self._hardware, self._sampler.shares(0)
-        for number, (images, indices) in enumerate(self._loader):
+        for number, read in enumerate(self._loader):
+            if isinstance(read, Exception):
+                raise read
+            images, indices = read
             shares = self._sampler.shares(number)
             targets = self.dataset.targets(indices.numpy())  # here, so that sampled ones are the same with any workers
             yield Batch(

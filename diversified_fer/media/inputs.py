@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from diversified_fer.folder import Listing, list_files
@@ -47,7 +48,9 @@ def list_media(inputs: Sequence[Path], exclude: Sequence[Path] = ()) -> Listing:
     for named in inputs:
         for path, is_match in _expand(named):
             if not path.is_dir():
-                if is_match and path.suffix.lower() not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+                if is_match and _holds_results(path.parent, _fixed_part(named), results):
+                    left_out["results of predict.py"] += 1
+                elif is_match and path.suffix.lower() not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
                     left_out[path.suffix.lower() or "files without a suffix"] += 1
                 else:
                     once.setdefault(os.path.realpath(path), path)
@@ -91,6 +94,11 @@ def _expand(named: Path) -> Iterator[tuple[Path, bool]]:
     if "**" in named.parts:  # matches the folders on the way too, whose files are matched themselves
         matches = [match for match in matches if not Path(match).is_dir()]
     yield from ((Path(match), True) for match in matches)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder that a pattern names before its first wildcard."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
 def _list_folder(folder: Path, results: Sequence[str]) -> Listing:

@@ -143,6 +143,13 @@ def _find_label(header: Sequence[str], mapped: Mapping[str, str], path: Path) ->
     likely = [name for name in header if PREDICTS.search(name) and not A_NUMBER.search(name)]
     likely = [name for name in likely if mapped.get(name, "label").lower() == "label"]
     likeliest = next((name for name in (*PREDICTED, *likely) if name in likely), None)
+    if likeliest is None and not any(ours.lower() in ("label", "predicted") for ours in mapped.values()):
+        likely = [name for name in ("dominant_emotion", *LABEL) if name in header]
+        if len(likely) > 1 and "dominant_emotion" not in likely:
+            raise DatasetError(
+                f"{path} has several columns that may be the prediction ({printable(', '.join(likely))}): say which by "
+                "--columns COLUMN=predicted"
+            )
     if likeliest is None:
         return find_column(header, "label", ("dominant_emotion", *LABEL), mapped, path)
     if len(likely) > 1 and likeliest not in PREDICTED:

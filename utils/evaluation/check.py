@@ -56,7 +56,7 @@ class PublishedDataset(NamedTuple):
 
     Attributes:
         read: opens a split.
-        published: faces per class of each split, in our order; None for a split that training does without.
+        published: faces per class of each split, in our order; None where that is not known.
         source: where the numbers are from.
     """
 
@@ -101,20 +101,24 @@ def check(dataset: str, root: Path, network: Path | None, columns: str = "", nam
     model = load_model(network) if network else None
     findings: list[Finding] = []
     splits = []
-    for name, published in known.published.items():
+    for name in known.published:
+        if known.read is AffectNet and name == "unlabeled" and not AffectNet.has_split(root, name):
+            continue  # training does without it
         try:
             faces = known.read(root, name)
         except DatasetError as error:
-            if published is not None:
-                findings.append(Finding("error", f"{name}: {error}", _remedy_for_missing(dataset, root)))
+            findings.append(Finding("error", f"{name}: {error}", _remedy_for_missing(dataset, root)))
         else:
             splits.append(Split(name, faces, [*faces.listing.files, *faces.listing.lost]))
+    published = {  # of the same classes: RAF-DB's loader reads any faces in folders named after emotions
+        split.name: known.published[split.name] if _has_own_order(split.faces) else None for split in splits
+    }
     for split in splits:
-        findings += check_counts(split, known.published[split.name], known.source)
+        findings += check_counts(split, published[split.name], known.source)
     content, unreadable = read_all(list(dict.fromkeys(path for split in splits for path in split.files)))
     findings += unreadable + check_copies(splits, content)
     for split in splits:
-        findings += check_labels(split, known.published[split.name], model, set(content))
+        findings += check_labels(split, published[split.name], model, set(content))
     errors = sum(finding.level == "error" for finding in findings)
     for finding in sorted(findings, key=lambda finding: finding.level):
         print(printable(f"{finding.level}: {finding.text}", 4000) + f"\n    what to do: {finding.remedy}")
@@ -206,7 +210,7 @@ def check_labels(
     findings = []
 
     def judge(fit: Callable[[np.ndarray], float], evidence: str, bad: float, better: float) -> None:
-        if isinstance(faces, EmotionFolders):  # labels that are words have no order
+        if not _has_own_order(faces):  # labels that are words have no order
             return
         own = fit(np.arange(K))
         name, best = max(((name, fit(np.array(order))) for name, order in orders(K).items()), key=lambda pair: pair[1])
@@ -323,6 +327,12 @@ def ask(model: ExpressionClassifier, faces: FaceDataset, readable: set[Path]) ->
     columns = [own.index(canonical(faces.class_names[k])) for k in shared]
     cells = faces.labels[sample].astype(np.int64) * K + np.array(shared)[answers[:, columns].argmax(1)]
     return np.bincount(cells, minlength=K * K).reshape(K, K)
+
+
+def _has_own_order(faces: FaceDataset) -> bool:
+    """Tell whether labels are numbers in our order, and not words for whatever classes there are."""
+    names = tuple(map(canonical, faces.class_names))
+    return not isinstance(faces, EmotionFolders) and names in (EMOTIONS[:7], EMOTIONS)
 
 
 def _per_class(faces: FaceDataset) -> list[int]:

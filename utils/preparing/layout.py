@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from diversified_fer.contents import ARCHIVE, recognize
 from diversified_fer.folder import Listing, folders_in, list_files, one_named
 from diversified_fer.media.picture import PHOTO_SUFFIXES
 from utils.preparing.table import DatasetError, encoding_hint, printable
@@ -78,6 +79,11 @@ def no_pictures(folder: Path, dataset: str, layout: str, listing: Listing) -> Da
 def missing(path: Path, dataset: str, layout: str) -> str:
     """Say that a part of a data set is not there, and what is there instead."""
     existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if existing.is_file():
+        with existing.open("rb") as file:
+            kind, what = recognize(file.read(512))
+        also = f" ({what}: unpack it)" if kind == ARCHIVE else ""
+        return f"{dataset} is not at {path.absolute()}: {existing} is a file{also}; name the folder that holds the data"
     try:
         inside = sorted(printable(entry.name) for entry in existing.iterdir())[:6]
     except OSError:

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -28,7 +29,9 @@ from utils.preparing.table import (
 SYNONYMS = {  # other words for the classes, in lower case
     "happy": "Happiness", "sad": "Sadness", "surprised": "Surprise", "fearful": "Fear", "afraid": "Fear",
     "scared": "Fear", "disgusted": "Disgust", "angry": "Anger", "contemptuous": "Contempt",
+    "suprise": "Surprise",  # as FER+ circulates in folders
 }  # fmt: skip
+MISSPELT = 0.85  # ratio of `difflib` from which a word is one of ours in another spelling
 SPLITS = {  # words for them, in lower case; FER2013 validates on its PublicTest
     "train": ("train", "training"),
     "valid": ("valid", "val", "validation", "dev", "publictest"),
@@ -118,6 +121,13 @@ def emotion_of(word: str, names: Mapping[str, str] = {}) -> str | None:
     letters = re.sub(r"[\W\d_]+", "", word).lower()
     found = SYNONYMS.get(letters, letters.capitalize())
     return found if found in EMOTIONS else None
+
+
+def _nearest_emotion(word: str) -> str | None:
+    """Return the emotion that a word is a misspelling of; None where it is like none."""
+    words = {emotion.lower(): emotion for emotion in EMOTIONS} | SYNONYMS
+    near = get_close_matches(re.sub(r"[\W\d_]+", "", word).lower(), words, n=1, cutoff=MISSPELT)
+    return words[near[0]] if near else None
 
 
 def find_column(
@@ -389,6 +399,11 @@ def _list_emotions(folder: Path, words: Mapping[str, str], found: Listing) -> di
     for name, listing in listings.items():
         emotion = emotion_of(name, words)
         if emotion is None:
+            if listing.files and (meant := _nearest_emotion(name)):
+                raise DatasetError(
+                    f"{folder / name} names no emotion; if {meant} is meant, rename the folder (or map it by --names "
+                    f"{printable(name)}={meant} where there is such an option)"
+                )
             found.left_out[f"pictures in {printable(name)}, which names no emotion"] += len(listing.files)
             continue
         if len(set(map(_split_of, inside[name])) - {None}) > 1:

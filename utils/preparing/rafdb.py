@@ -23,6 +23,7 @@ def read_list(list_file: Path, folder: Path, split: str, found: Listing) -> tupl
         DatasetError: when the list is no text, a row is malformed, or a picture is missing or has two rows.
     """
     listing = list_pictures(folder, "RAF-DB", LAYOUT)
+    stems = {path.stem.lower() for path in listing.files}
     lines: dict[str, int] = {}  # the line that a picture is on
     labels = []
     for number, line in text_lines(list_file, "list_patition_label.txt"):
@@ -35,8 +36,9 @@ def read_list(list_file: Path, folder: Path, split: str, found: Listing) -> tupl
             raise DatasetError(
                 f"{list_file}, line {number}: {printable(line)!r}; expected a name and a label from 1 to 7"
             )
-        aligned = Path(name).stem.removesuffix("_aligned") + "_aligned.jpg"
-        note_line(lines, aligned, list_file, number, name)
+        stem = Path(name).stem.removesuffix("_aligned")
+        is_plain = stem.lower() in stems and f"{stem}_aligned".lower() not in stems  # cut out by other programs
+        note_line(lines, f"{stem}.jpg" if is_plain else f"{stem}_aligned.jpg", list_file, number, name)
         labels.append(RAFDB_TO_EMOTIONS[int(rest[0])])
     if not lines:
         raise DatasetError(f"{list_file} lists no picture whose name begins with {split}_")
