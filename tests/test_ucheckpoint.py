@@ -152,7 +152,7 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
     begin(tmp_path)
     Run(tmp_path, Experiment())
     hold = "import filelock, sys; a = filelock.FileLock(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
-    call = [sys.executable, "-c", hold, str(tmp_path / ".lock")]
+    call = [sys.executable, "-c", hold, str(tmp_path.with_name(f".{tmp_path.name}.lock"))]
     gc.collect()
     with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"1"

@@ -5,7 +5,9 @@ A folder `<base_path_experiment>/<script>/<name_experiment>/` holds `last.pt` (e
 renamed into it, so that no reader ever sees half of one.
 """
 
+import errno
 import hashlib
+import os
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -296,21 +298,23 @@ def _plain(value: Any) -> Any:
 
 
 def _lock(directory: Path) -> FileLock:
-    """Make an experiment's folder, and keep other processes out of it as long as the lock lives."""
-    lock = FileLock(directory / ".lock", PATIENCE, is_singleton=True)  # the same process may come back
+    """Make an experiment's folder, and keep other processes out of it as long as the lock lives; it lies beside."""
+    directory = directory.absolute()
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"), PATIENCE, is_singleton=True)  # per process
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         lock.acquire()
     except Timeout:
         raise CheckpointError(
-            f"another process trains in {directory.absolute()}; wait until it has ended, or choose another "
-            "name_experiment"
+            f"another process trains in {directory}; wait until it has ended, or choose another name_experiment"
         ) from None
     except NotImplementedError:
-        print(f"{directory.absolute()} is on a file system without locks: see that no other process trains there")
+        print(f"{directory} is on a file system without locks: see that no other process trains there")
     except OSError as error:
         raise OSError(
-            f"{directory.absolute()} cannot be a folder for this experiment ({error.strerror}); set "
+            f"{directory} cannot be a folder for this experiment ({error.strerror}); set "
             "base_path_experiment or name_experiment to another"
         ) from error
     return lock
