@@ -123,7 +123,8 @@ class YuNetDetector:
             self.network.setInputSize((64, 64))
             self.network.detect(np.zeros((64, 64, 3), dtype=np.uint8))
         except cv2.error as error:
-            raise ValueError(f"{path} is not a YuNet that OpenCV can run ({error.err})") from error
+            reason = " ".join(str(error.err).split())[:200]
+            raise ValueError(f"{path} is not a YuNet that OpenCV can run ({reason})") from error
         finally:
             cv2.utils.logging.setLogLevel(before)
 

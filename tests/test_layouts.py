@@ -136,6 +136,16 @@ def test_bytes_that_are_no_utf8_lead_to_their_file(fer):
         FERPlus(fer, "train")
 
 
+def test_names_with_the_folders_of_another_computer(fer):
+    label_file = fer / "Labels/FER2013Train/label.csv"
+    before = FERPlus(fer, "train")
+    for folder in ("C:\\data\\FER2013Train\\", "/home/them/FER2013Train/"):
+        text = "".join(f"{folder}{line}" for line in label_file.read_text().splitlines(keepends=True))
+        label_file.write_text(text)
+        faces = FERPlus(fer, "train")
+        assert faces.paths == before.paths and (faces.labels == before.labels).all()
+
+
 def test_rows_that_come_twice_are_refused_by_the_first_name(sound, fer, tmp_path):
     label_file = fer / "Labels/FER2013Train/label.csv"
     text = label_file.read_bytes()
@@ -318,6 +328,8 @@ def test_affectnet_of_kaggle(sound, tmp_path, capsys):
         AffectNet(tmp_path / "k", "validation")
     shutil.copytree(tmp_path / "k", tmp_path / "both/val")
     assert len(AffectNet(tmp_path / "both", "validation")) == 24
+    table.write_text("\n".join(rows).replace("image0000003.jpg", "image0000003.png"))
+    assert len(AffectNet(tmp_path / "k", "train")) == 24, "written in another format"
     for change, message in (
         (lambda text: text + "\n" + rows[1], "has a row already"),
         (lambda text: text.replace(",sad,", ",3,"), "the label is '3'; expected the name of a class"),

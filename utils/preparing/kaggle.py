@@ -1,5 +1,6 @@
 """Reads AffectNet as it circulates on Kaggle: class-name folders, and `labels.csv` with the class of every picture."""
 
+import re
 from pathlib import Path
 
 from diversified_fer.folder import Listing, list_files
@@ -59,6 +60,7 @@ def read_labels(label_file: Path) -> tuple[Listing, list[int]]:
     listing = list_files(folder, PHOTO_SUFFIXES, known=[label_file.name])
     on_disk = {_key(path.relative_to(folder)): path for path in listing.files}
     by_ending = only_ones(listing.files, lambda path: _key(path.relative_to(folder), 2))
+    by_stem = only_ones(listing.files, lambda path: _key(path.relative_to(folder).with_suffix("")))
     labels: dict[Path, int] = {}
     absent, differing = [], 0
     for number, line in table.numbered():
@@ -67,6 +69,7 @@ def read_labels(label_file: Path) -> tuple[Listing, list[int]]:
         except BadRow as error:
             raise DatasetError(f"{label_file}, line {number}: {error}") from None
         path = on_disk.get(_key(row["pth"])) or by_ending.get(_key(row["pth"], 2))
+        path = path or by_stem.get(re.sub(r"\.\w+$", "", _key(row["pth"])))  # of pictures written in another format
         if path is None:
             absent.append(row["pth"])
             continue

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from diversified_fer.contents import ARCHIVE, recognize
 from diversified_fer.folder import Listing, folders_in, list_files, one_named
@@ -108,7 +108,7 @@ def find_listed(names: Sequence[str], listing: Listing, list_file: Path, layout:
     """
     by_name = {path.name: path for path in listing.files}
     by_stem = only_ones(listing.files, lambda path: path.stem.lower())
-    found = [by_name.get(name) or by_stem.get(Path(name).stem.lower()) for name in names]
+    found = [by_name.get(name) or by_stem.get(PureWindowsPath(name).stem.lower()) for name in names]
     absent = [name for name, path in zip(names, found, strict=True) if path is None]
     if absent:
         folder = listing.files[0].parent

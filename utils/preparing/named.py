@@ -173,6 +173,10 @@ def read_header(path: Path) -> list[str]:
         FileNotFoundError: when there is no such file.
         DatasetError: when it is no text, empty, or begins with a picture in place of a header.
     """
+    if path.exists() and not path.is_file():
+        raise DatasetError(
+            f"{path} is no file but a folder or a pipe; expected a CSV file with a header: save it first"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path.absolute()}; expected a CSV file with a header")
     first = next((line for _, line in text_lines(path, "a table (CSV) with a header")), None)
