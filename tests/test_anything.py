@@ -267,6 +267,9 @@ def test_tables_that_hold_no_answers(place, tmp_path):
     with pytest.raises(DatasetError, match="no column for the file; its columns are a, b"):
         read_answers(table, faces)
     assert len(read_answers(table, faces, "a=file,b=label").by_file) == 1
+    write_table(table, ["file", "label"], [(name, 3)])
+    with pytest.raises(DatasetError, match=r"say '3', no emotion\); say what the numbers mean by --names"):
+        read_answers(table, faces)
     write_table(table, ["file", "label", "emotion"], [(name, "happy", "sad")])
     with pytest.raises(DatasetError, match=r"columns that may be the prediction \(label, emotion\).*=predicted"):
         read_answers(table, faces)

@@ -110,6 +110,7 @@ CONTENTS = {  # file, the picture it shows, most that a value may differ
     "png, grey of 16 bits": (encode(DEEP, "PNG"), GREY_RGB, 0),
     "png, 1 bit": (encode(Image.fromarray(GREY > 128), "PNG"), np.where(GREY_RGB > 128, 255, 0), 0),
     "bmp": (encode(PHOTO, "BMP"), PHOTO, 0),
+    "bmp with an empty fourth byte": (by_opencv(".bmp", np.dstack([PHOTO, 0 * ALPHA])), PHOTO, 0),
     "gif": (encode(PALETTE, "GIF"), np.array(PALETTE.convert("RGB")), 0),
     "webp": (encode(PHOTO, "WEBP", lossless=True), PHOTO, 0),
     "jpeg 2000": (encode(PHOTO, "JPEG2000"), PHOTO, 0),

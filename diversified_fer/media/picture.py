@@ -256,6 +256,8 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         key, white = image.info["transparency"], 2 ** data[24] - 1  # in the file's bits, of which Pillow makes 8
         key = (key & white) * (255 // white) if mode == "L" else key
         return _shade(np.array(image.convert("L")), key)
+    if image.format in ("BMP", "DIB") and mode == "RGBA" and image.getextrema()[3] == (0, 0):
+        return image.convert("RGB")  # programs of Windows leave the fourth byte empty
     if mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     return image.convert("RGB")  # LAB through its colour profile, CMYK, YCbCr, HSV, palettes

@@ -98,9 +98,11 @@ def read_answers(path: Path, faces: FaceDataset, columns: str = "", names: str =
     said = {name: answer for name, answer in said.items() if answer is not None}
     if not said:
         others = "; ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        is_numbered = any(re.search(r"say '\d+'", reason) for reason in skipped)
+        remedy = "; say what the numbers mean by --names, as in --names 0=Neutral,1=Happiness" if is_numbered else ""
         raise DatasetError(
             f"{path} has an answer for none of the {len(faces):,} faces of {faces.name}, whose files are named like "
-            f"{faces.paths[0].name} ({others or 'no rows'})"
+            f"{faces.paths[0].name} ({others or 'no rows'}){remedy}"
         )
     if has_probabilities:
         labels, found = tuple(classes), {name: np.array(answer) for name, answer in said.items()}
