@@ -106,7 +106,8 @@ class Run:
                     f"Put best.pt back, or start anew: {START_ANEW}"
                 )
             if begun["history"]:
-                self._compare_variables(begun["variables"], begun.get("files", {}))
+                files = begun.get("files")  # since there are start weights that may move
+                self._compare_variables(begun["variables"], files if isinstance(files, dict) else {})
                 self._resumed, self.history, self.stage = begun, begun["history"], begun["stage"]
                 print(f"continue {directory} after stage {self.stage}, epoch {begun['epoch']}")
             else:  # stopped in its first epoch: what it would go on from is what it begins with
