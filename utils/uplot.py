@@ -68,7 +68,7 @@ def plot_history(history: Sequence[dict[str, Any]], title: str) -> Figure:
             if history[place]["stage"] != history[place - 1]["stage"]:
                 axes.axvline(place + 0.5, color=MARK, linewidth=0.8)
         axes.set(title=name, xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
@@ -235,7 +235,7 @@ def plot_panels(panels: dict[str, dict[str, Sequence[float]]], xlabel: str, titl
             axes.plot(steps[known], heights[known], color=colors[name], linewidth=1.2, marker=".")
         axes.set_title(panel, fontsize=LETTERS)
         axes.set_xlabel(xlabel)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _tidy(axes, "both")
     handles = [Line2D([], [], color=color, label=name) for name, color in colors.items()]
     figure.legend(handles=handles, frameon=False, fontsize=LETTERS, ncols=4, loc="outside lower center")
@@ -248,7 +248,7 @@ def plot_severities(curves: dict[str, Sequence[float]], title: str) -> Figure:
     colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(curves)))
     for (name, values), color, marker in zip(curves.items(), colors, "osD^v*P"[: len(curves)], strict=True):
         axes.plot(100 * np.asarray(values), color=color, marker=marker, markersize=4, linewidth=1.4, label=name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(0, 100)
     axes.set(xlabel="severity (0: as they are)", ylabel="accuracy (%)")
     _tidy(axes, "both")
