@@ -45,12 +45,11 @@ class OnnxClassifier:
         options.log_severity_level = 3  # errors alone
         if threads is not None:
             options.intra_op_num_threads = threads
+        content = path.read_bytes()  # as a path it takes UTF-8 alone
         try:
-            content = path.read_bytes()  # as a path it takes UTF-8 alone
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every kind of failure, and no common one
-            with path.open("rb") as file:
-                _, what = recognize(file.read(512))
+            _, what = recognize(content[:512])
             if what:
                 raise ValueError(f"{path} is {what}; expected an .onnx file that models.export wrote") from error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -283,9 +283,7 @@ def _as_tensor(image: Tensor | ImageInput, name: str = "images") -> Tensor:
     """Turn a tensor or what `as_rgb` takes into checked pictures (N, 3, H, W); `name` is for messages."""
     if not isinstance(image, Tensor):
         image = torch.from_numpy(as_rgb(image, name)).movedim(-1, -3)
-    if image.ndim == 3 and image.layout == torch.strided:
-        image = image[None]
-    images = image
+    images = image[None] if image.ndim == 3 and image.layout == torch.strided else image
     check_images(images, name)
     return images.float() if images.is_floating_point() else images
 

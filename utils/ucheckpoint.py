@@ -100,12 +100,12 @@ class Run:
                     f"To train again, {START_ANEW}"
                 )
             begun = self._read_last()
-            if begun["history"] and begun["best"] > float("-inf") and not self.best_path.exists():
-                raise CheckpointError(
-                    f"{self.last_path.absolute()} continues an experiment whose best.pt is gone; nothing was touched. "
-                    f"Put best.pt back, or start anew: {START_ANEW}"
-                )
             if begun["history"]:
+                if begun["best"] > self.best and not self.best_path.exists():
+                    raise CheckpointError(
+                        f"{self.last_path.absolute()} continues an experiment whose best.pt is gone; nothing was "
+                        f"touched. Put best.pt back, or start anew: {START_ANEW}"
+                    )
                 files = begun.get("files")  # since there are start weights that may move
                 self._compare_variables(begun["variables"], files if isinstance(files, dict) else {})
                 self._resumed, self.history, self.stage = begun, begun["history"], begun["stage"]

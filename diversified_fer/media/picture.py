@@ -257,7 +257,7 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         key = (key & white) * (255 // white) if mode == "L" else key
         return _shade(np.array(image.convert("L")), key)
     if image.format in ("BMP", "DIB") and mode == "RGBA" and image.getextrema()[3] == (0, 0):
-        return image.convert("RGB")  # programs of Windows leave the fourth byte empty
+        return image.convert("RGB")  # an empty fourth byte is no transparency
     if mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image.convert("RGBA"))
     return image.convert("RGB")  # LAB through its colour profile, CMYK, YCbCr, HSV, palettes

@@ -29,7 +29,7 @@ from utils.preparing.table import (
 SYNONYMS = {  # other words for the classes, in lower case
     "happy": "Happiness", "sad": "Sadness", "surprised": "Surprise", "fearful": "Fear", "afraid": "Fear",
     "scared": "Fear", "disgusted": "Disgust", "angry": "Anger", "contemptuous": "Contempt",
-    "suprise": "Surprise",  # as FER+ circulates in folders
+    "suprise": "Surprise",  # a spelling that circulates
 }  # fmt: skip
 MISSPELT = 0.85  # ratio of `difflib` from which a word is one of ours in another spelling
 SPLITS = {  # words for them, in lower case; FER2013 validates on its PublicTest
