@@ -206,7 +206,7 @@ class VideoFile:
         self.path = path
         self.writer: Any = None
         self.written = 0
-        self.is_sound = True  # until its pictures cannot be written any more
+        self.is_whole = True  # until its pictures cannot be written any more
         self.link: Path | None = None
 
     def write(self, picture: np.ndarray, seconds: float, rate: float) -> None:
@@ -236,7 +236,7 @@ class VideoFile:
         try:
             self._append(picture, seconds - self.began)
         except MediaError:
-            self.is_sound = False
+            self.is_whole = False
             raise
 
     def _open(self) -> None:
@@ -277,7 +277,7 @@ class VideoFile:
         if self.writer is None:
             return
         try:
-            is_wanted = kind is None and self.is_sound
+            is_wanted = kind is None and self.is_whole
             self._close(is_wanted)
             if is_wanted:
                 self._publish()

@@ -148,18 +148,20 @@ def _find_label(header: Sequence[str], mapped: Mapping[str, str], path: Path) ->
     if likeliest is None and not any(ours.lower() in ("label", "predicted") for ours in mapped.values()):
         likely = [name for name in ("dominant_emotion", *LABEL) if name in header]
         if len(likely) > 1 and "dominant_emotion" not in likely:
-            raise DatasetError(
-                f"{path} has several columns that may be the prediction ({printable(', '.join(likely))}): say which by "
-                "--columns COLUMN=predicted"
-            )
+            raise _undecided(path, likely)
     if likeliest is None:
         return find_column(header, "label", ("dominant_emotion", *LABEL), mapped, path)
     if len(likely) > 1 and likeliest not in PREDICTED:
-        raise DatasetError(
-            f"{path} has several columns that may be the prediction ({printable(', '.join(likely))}): say which by "
-            "--columns COLUMN=predicted"
-        )
+        raise _undecided(path, likely)
     return likeliest
+
+
+def _undecided(path: Path, columns: Sequence[str]) -> DatasetError:
+    """Return the error of a table in which several columns may be the prediction."""
+    return DatasetError(
+        f"{path} has several columns that may be the prediction ({printable(', '.join(columns))}): say which by "
+        "--columns COLUMN=predicted"
+    )
 
 
 def _only_answer(answers: Iterable[tuple[T | None, str]], skipped: Counter[str]) -> T | None:
