@@ -470,6 +470,46 @@ def test_the_times_of_a_matroska_video_may_begin_late_and_its_sound_may_outlast_
     assert 28 <= pictures <= 30 and f"lost.mkv is damaged: it ends after {pictures} of 40 pictures" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "sound", "options"),
+    [
+        ("v.flv", "flv1", "pcm_s16le", {}),
+        ("v.ts", "mpeg2video", "mp2", {}),
+        ("v.m2ts", "mpeg2video", "mp2", {"mpegts_m2ts_mode": "1"}),
+        ("v.mpg", "mpeg2video", "mp2", {}),
+        ("fragments.mp4", "mpeg4", "aac", {"movflags": "frag_keyframe+empty_moov"}),
+    ],
+)
+@pytest.mark.parametrize("begin", [0, 25])
+def test_sound_may_outlast_the_pictures_of_any_container(name, codec, sound, options, begin, tmp_path):
+    path, random = tmp_path / name, np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as file:
+        pictures, heard = file.add_stream(codec, rate=25), file.add_stream(sound, rate=44_100, layout="mono")
+        pictures.width, pictures.height, pictures.pix_fmt = 96, 64, "yuv420p"
+        packets = []
+        for k in range(begin, begin + 60):
+            shown = av.VideoFrame.from_ndarray(random.integers(0, 256, (64, 96, 3), np.uint8), format="rgb24")
+            shown.pts, shown.time_base = k, Fraction(1, 25)
+            packets += pictures.encode(shown)
+        packets += pictures.encode(None)
+        coded = [bytes(packet) for packet in packets]
+        resampler = av.AudioResampler(
+            format=heard.codec_context.format, rate=44_100, frame_size=heard.frame_size or 1024
+        )
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8 * 44_100), np.int16), "s16", "mono")
+        silence.sample_rate, silence.pts, silence.time_base = 44_100, 0, Fraction(1, 44_100)
+        for part in [*resampler.resample(silence), *resampler.resample(None)]:
+            packets += heard.encode(part)
+        packets += heard.encode(None)
+        file.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+    assert outcome(path) == (60, None)
+    if name == "v.flv":  # the others state no more than what is there
+        data = path.read_bytes()
+        path.write_bytes(data[: data.index(coded[50]) + 100])
+        seen, error = outcome(path)
+        assert 30 <= seen <= 51 and f"{name} is damaged: it ends after {seen} of " in error
+
+
 @pytest.mark.parametrize("ticks", [range(20), [0], [0, 50, 100]])
 def test_the_last_picture_of_a_matroska_video_may_stand_long(ticks, tmp_path):
     write_matroska(tmp_path / "slides.mkv", ticks, last=200)

@@ -7,10 +7,6 @@ from typing import BinaryIO, NamedTuple
 INSIDE = {b"moov", b"trak", b"mdia"}  # boxes whose contents are boxes
 MOST_BOXES = 10_000  # of a file; a damaged one could hold millions of empty ones
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-INFO, TRACKS, TRACK, CLUSTER, GROUP = b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b", b"\xae", b"\x1f\x43\xb6\x75", b"\xa0"
-SCALE, TRACK_NUMBER, TRACK_TYPE, TIME = b"\x2a\xd7\xb1", b"\xd7", b"\x83", b"\xe7"  # elements that are numbers
-SIMPLE_BLOCK, BLOCK = b"\xa3", b"\xa1"
-MOST_ELEMENTS = 3_000_000  # of a Matroska file, one or two per picture or piece of sound
 
 
 class Container(NamedTuple):
@@ -22,7 +18,7 @@ class Container(NamedTuple):
 
 
 def examine_container(path: Path) -> Container:
-    """Look into an MP4 (MOV, 3GP), AVI or Matroska (WebM) file; of others nothing is known."""
+    """Look into an MP4 (MOV, 3GP), AVI, Matroska (WebM) or FLV file; of others nothing is known."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
@@ -34,6 +30,8 @@ def examine_container(path: Path) -> Container:
                 return Container(is_cut=0 < stated < 2**32 - 1 and stated + 8 > size)
             if head.startswith(EBML):
                 return Container(is_cut=_matroska_end(file) > size, is_matroska=True)
+            if head.startswith(b"FLV\x01"):
+                return Container(is_cut=not _ends_with_a_tag(file, size))
         except (ValueError, IndexError, OverflowError):
             pass  # damaged beyond what is read here; the decoder has said so, or did not need it
     return Container()
@@ -85,49 +83,6 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
                 position, limit = content, min(limit, position)
 
 
-def last_picture(path: Path) -> float | None:
-    """Return when the last picture of a Matroska file (RFC 9559) is shown, in seconds; None where it does not say."""
-    scale, kinds, track, cluster, last = 1_000_000, {}, 0, 0, -1  # nanoseconds per tick, by default
-    try:
-        with path.open("rb") as file:
-            for element, length in _elements(file):
-                if element in (SCALE, TRACK_NUMBER, TRACK_TYPE, TIME):
-                    value = int.from_bytes(file.read(min(length, 8)), "big")
-                    if element == SCALE:
-                        scale = value
-                    elif element == TIME:
-                        cluster = value
-                    elif element == TRACK_NUMBER:
-                        track = value
-                    else:
-                        kinds[track] = value
-                elif element in (SIMPLE_BLOCK, BLOCK):
-                    number, _ = _variable_number(file)
-                    if kinds.get(number) == 1:  # a track of pictures
-                        last = max(last, cluster + int.from_bytes(file.read(2), "big", signed=True))
-    except (ValueError, IndexError, OverflowError):
-        pass  # damaged or cut from here on; what came before counts
-    return None if last < 0 else last * scale / 1e9
-
-
-def _elements(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield the elements of a Matroska file in order: identifier, length of content; the file is at the content."""
-    position = 0
-    for _ in range(MOST_ELEMENTS):
-        file.seek(position)
-        first = file.read(1)
-        if not first:
-            return
-        element = first + file.read(8 - first[0].bit_length())  # as long as its leading zero bits say
-        length, is_unknown = _variable_number(file)
-        position = file.tell()
-        yield element, length
-        if element not in (SEGMENT, INFO, TRACKS, TRACK, CLUSTER, GROUP):  # whose contents are elements
-            if is_unknown:
-                return
-            position += length
-
-
 def _matroska_end(file: BinaryIO) -> int:
     """Return where the segment of a Matroska file should end, 0 when it does not say (a live recording)."""
     file.seek(4)
@@ -147,3 +102,14 @@ def _variable_number(file: BinaryIO) -> tuple[int, bool]:
     length = 9 - first.bit_length()
     value = int.from_bytes(bytes([first & (2 ** (8 - length) - 1)]) + file.read(length - 1), "big")
     return value, value == 2 ** (7 * length) - 1
+
+
+def _ends_with_a_tag(file: BinaryIO, size: int) -> bool:
+    """Say whether an FLV file's last four bytes are, as they should be, the length of the tag before them."""
+    file.seek(size - 4)
+    length = int.from_bytes(file.read(4), "big")
+    if not 11 <= length <= size - 13:
+        return False
+    file.seek(size - 4 - length)
+    head = file.read(11)
+    return head[0] & 0x1F in (8, 9, 18) and int.from_bytes(head[1:4], "big") == length - 11

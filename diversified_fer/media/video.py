@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 import cv2
 import numpy as np
 
-from diversified_fer.media.container import examine_container, last_picture
+from diversified_fer.media.container import examine_container
 from diversified_fer.media.picture import MAX_PIXELS, MediaError, check_regular, is_sayable
 
 VIDEO_SUFFIXES = {  # whose contents OpenCV's FFmpeg decodes
@@ -291,12 +291,12 @@ def _check_end(path: Path, answer: dict[str, Any], announced: float, duration: f
     """Raise MediaError when a video that ended as `answer` says should have had more pictures.
 
     OpenCV's count of pictures is the duration times the rate in many containers, and in others counts pictures that
-    are not shown (before the start of an edit list). So a video is whole when it has its pictures or its time. The
-    duration of a Matroska file counts from its own zero to the end of its sound, or of a last picture that stands
-    long; one that is not cut is whole when it has come near the time of its last picture.
+    are not shown (before the start of an edit list). The duration may be that of the sound, or of a last picture that
+    stands long, and that of a Matroska file counts from its own zero. So a video is whole when it has its pictures or
+    its time, or, in a file that is not cut, the coded pictures that are there.
     """
-    number = int(answer["end"])
-    seconds, first, zero = (float(answer[name]) for name in ("seconds", "first", "zero"))
+    number, coded = int(answer["end"]), int(answer["coded"])
+    seconds, first, zero, last = (float(answer[name]) for name in ("seconds", "first", "zero", "last"))
     if number == 0:
         raise MediaError(f"{path} {_without_pictures(str(answer['codec']), announced)}")
     container = examine_container(path)
@@ -309,11 +309,11 @@ def _check_end(path: Path, answer: dict[str, Any], announced: float, duration: f
     needed = CUT if container.is_cut else COMPLETE
     if number >= needed * announced or reached - first >= needed * (duration - first):
         return
-    if container.is_matroska and not container.is_cut and (last := last_picture(path)) is not None:
-        if seconds - first >= COMPLETE * (last - zero - first):
-            return
-        duration = last - zero + mean_step
     expected = round((duration - first) / mean_step) if mean_step else round(announced)
+    if coded and not container.is_cut:
+        if number >= COMPLETE * coded or (seconds > first and seconds - first >= COMPLETE * (last - first) > 0):
+            return
+        expected, duration = coded, last + mean_step
     raise MediaError(
         f"{path} is damaged: it ends after {number:,} of {max(expected, number):,} pictures, {reached:.1f} of "
         f"{duration:.1f} s"

@@ -8,9 +8,10 @@ JSON, which video to decode, and answers on stdout, in lines of JSON:
     {"number": n, "seconds": s, "slot": k, "shape": [h, w, 3], "file": name, "size": bytes}
                                                      a picture is in the k-th part of that file, BGR
     {"number": n, "seconds": s, "shape": [h, w, 3], "follows": bytes}   the picture follows this line
-    {"end": n, "seconds": s, "first": s, "zero": s, "codec": text}
+    {"end": n, "seconds": s, "first": s, "zero": s, "coded": m, "last": s, "codec": text}
                                                      the video ended after n pictures, the first one at `first`; times
-                                                     count from the file's time `zero`
+                                                     count from the file's time `zero`; the file holds m coded ones,
+                                                     the last one at `last`
     {"error": text}                                  it cannot be decoded
 
 A line {} on stdin says that a picture was taken: its slot is free again. It imports nothing but OpenCV and NumPy.
@@ -130,6 +131,21 @@ def survey(path: str, options: list[int]) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
 
 
+def count_coded(answers: Answers, path: str, options: list[int]) -> tuple[int, float]:
+    """Return how many coded pictures a file holds, and when the last one is shown in seconds; nothing is decoded."""
+    import cv2
+
+    capture = cv2.VideoCapture(path, *options)
+    number, last = 0, 0.0
+    if capture.set(cv2.CAP_PROP_FORMAT, -1):  # packets as they are
+        while capture.grab():
+            number, last = number + 1, max(last, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            if time.monotonic() - answers.spoke > 1:
+                answers.say(alive=number)
+    capture.release()
+    return number, last
+
+
 def decode(answers: Answers, path: str, every: int, max_pixels: int) -> None:
     """Decode a video and answer with every n-th of its pictures."""
     import cv2
@@ -167,7 +183,8 @@ def decode(answers: Answers, path: str, every: int, max_pixels: int) -> None:
             answers.say(alive=number)
         number += 1
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
-    answers.say(end=number, seconds=seconds, first=first, zero=zero, codec=codec)
+    coded, last = count_coded(answers, path, options) if number < announced else (number, seconds)
+    answers.say(end=number, seconds=seconds, first=first, zero=zero, coded=coded, last=last, codec=codec)
 
 
 def main() -> None:
