@@ -80,6 +80,8 @@ def analyze(
     ]
     files = [list_media([Path(image)]).files if isinstance(image, str | Path) else [] for image in pictures]
     model = _read_network(Path(network)) if isinstance(network, str | Path) else network
+    if not hasattr(model, "score"):
+        raise ValueError(f"network is {model!r}; expected the path of an .onnx file or a network, or leave it out")
 
     def frames() -> Iterator[Frame]:
         for image, paths in zip(pictures, files, strict=True):

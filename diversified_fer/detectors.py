@@ -79,7 +79,7 @@ def make_detector(
         return HaarDetector()
     if detector == "none":
         return whole_picture
-    if detector == "yunet" or Path(detector).suffix.lower() == ".onnx":
+    if isinstance(detector, str | Path) and (detector == "yunet" or Path(detector).suffix.lower() == ".onnx"):
         path = YUNET if detector == "yunet" else Path(detector)
         return YuNetDetector(path, LEAST_SCORE if least_score is None else least_score, least_size, video)
     raise ValueError(

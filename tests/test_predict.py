@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import predict
+from diversified_fer import analyze
 from diversified_fer.detectors import cut_face, find_faces, make_detector
 from diversified_fer.faces import label_faces
 from diversified_fer.media.media import (
@@ -237,6 +238,10 @@ def test_wrong_boxes_are_refused(boxes, message):
 
 
 def test_wrong_detectors_are_refused(tmp_path, model):
+    with pytest.raises(ValueError, match="unknown detector 'None'; expected 'yunet', 'haar', 'none'"):
+        make_detector(None)
+    with pytest.raises(ValueError, match=r"network is None; expected the path of an .onnx file or a network"):
+        analyze(np.zeros((48, 48), np.uint8), network=None)
     with pytest.raises(ValueError, match="unknown detector 'mtcnn'; expected 'yunet', 'haar', 'none'"):
         label_faces(model, [], "mtcnn")
     with pytest.raises(FileNotFoundError, match="OpenCV Zoo"):
