@@ -8,7 +8,8 @@ person, box in pixels, label, probability of each class, valence and arousal whe
 smoothed probabilities; with --branches what each branch says), and a row for a picture without a face and for a file
 that cannot be read; people.csv, for videos a row per person; timelines/, for each video a picture of who showed what
 when; annotated/ (--annotate): the pictures and videos with boxes and labels; explained/ (--explain):
-each face with the heat maps of the ensemble and of every branch. A file appears when it is complete.
+each face with the heat maps of the ensemble and of every branch. A file appears when it is complete; the rows of a run
+that is interrupted are in predictions.unfinished.csv.
 """
 
 from dataclasses import dataclass

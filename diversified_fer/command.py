@@ -8,7 +8,7 @@ person, box in pixels, the detector's score, label, probability of each class, v
 them; for videos the smoothed probabilities; with --branches what each branch says), and a row for a picture without a
 face and for a file that cannot be read; people.csv, for videos a row per person; timelines/, for each video a picture
 of who showed what when; annotated/ (--annotate): the pictures and videos with boxes and labels. A file appears when it
-is complete.
+is complete; the rows of a run that is interrupted are in predictions.unfinished.csv.
 """
 
 import sys
@@ -29,7 +29,7 @@ from diversified_fer.classifier import SHIPPED, OnnxClassifier
 from diversified_fer.console import is_watched, one_line_errors
 from diversified_fer.faces import NO_FACE, UNREADABLE, UNSURE, FaceTable, LabelledFace, label_faces, name_expression
 from diversified_fer.media.h264 import H264_REMEDY, make_video, writes_h264
-from diversified_fer.media.inputs import RESULTS, describe_left_out, list_media
+from diversified_fer.media.inputs import RESULTS, TABLE, UNFINISHED_TABLE, describe_left_out, list_media
 from diversified_fer.media.media import (
     VIDEO_SUFFIXES,
     Frame,
@@ -200,15 +200,20 @@ def label_media(wanted: Labelling, load: Callable[[], Classifier], explain: Expl
     labelled = follow_people(labelled, wanted.smooth)
     smoothed = wanted.smooth > 0 and (live or any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths))
     began = time.perf_counter()
-    place = wanted.output / "predictions.csv"
-    with (
-        naming(place),
-        replacing(place) as temporary,
-        temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file,
-    ):
-        table = FaceTable(file, model, wanted.branches, smoothed)
-        with PeopleTable(wanted.output, model) as people:
-            write_results(wanted, labelled, paths, table, people, model, explain)
+    place, unfinished = wanted.output / TABLE, wanted.output / UNFINISHED_TABLE
+    table = None
+    with naming(place), replacing(place) as temporary:
+        try:
+            with temporary.open("w", -1, "utf-8", "surrogateescape", newline="") as file:
+                table = FaceTable(file, model, wanted.branches, smoothed)
+                with PeopleTable(wanted.output, model) as people:
+                    write_results(wanted, labelled, paths, table, people, model, explain)
+        except KeyboardInterrupt:
+            if table and (table.pictures or table.unreadable):
+                temporary.replace(unfinished)
+                print(f"the rows so far are in {unfinished}", file=sys.stderr)
+            raise
+    unfinished.unlink(missing_ok=True)  # an earlier run's
     seconds = time.perf_counter() - began
     given = [label for label in (*model.labels, UNSURE) if table.labels[label]]
     faces = sum(table.labels[label] for label in given)

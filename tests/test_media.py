@@ -330,6 +330,10 @@ def test_results_of_earlier_runs_are_no_inputs(tmp_path):
     )
     assert media.left_out["results of predict.py"] == 2
     assert len(find_media([tmp_path / "in" / "a" / "annotated"])) == 1, "by name they are"
+    for name in ("predictions.unfinished.csv", ".predictions.12345.partial.csv"):
+        tables = list((tmp_path / "in" / "a").glob("*predictions*.csv"))
+        tables[0].rename(tables[0].with_name(name))
+        assert list_media([tmp_path / "in"]).left_out["results of predict.py"] == 2, "of a run that did not end"
 
 
 def test_wildcards_addresses_and_repeated_names(tmp_path, monkeypatch):

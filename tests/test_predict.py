@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import math
 import os
 import shlex
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 import predict
-from diversified_fer import analyze
+from diversified_fer import analyze, command
 from diversified_fer.detectors import cut_face, find_faces, make_detector
 from diversified_fer.faces import label_faces
 from diversified_fer.media.media import (
@@ -626,6 +627,31 @@ def test_webcam_that_is_not_there(checkpoint, tmp_path):
         predict.main(predict.Prediction(webcam=97, checkpoint=checkpoint, output=tmp_path))
     for name in ("predictions.csv", "people.csv"):
         assert (tmp_path / name).read_text() == "of an earlier run"
+
+
+def test_the_rows_of_an_interrupted_run_are_kept(checkpoint, tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / name)
+    read, task = command.read_media, predict.Prediction(
+        (tmp_path,), checkpoint=checkpoint, detector="none", batch_size=1, annotate=True, output=tmp_path / "o"
+    )  # fmt: skip
+
+    def interrupted(*arguments):
+        yield from itertools.islice(read(*arguments), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "read_media", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.main(task)
+    assert f"the rows so far are in {tmp_path / 'o' / 'predictions.unfinished.csv'}" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["annotated", "predictions.unfinished.csv"]
+    with (tmp_path / "o" / "predictions.unfinished.csv").open(newline="") as file:
+        assert [Path(row["file"]).name for row in csv.DictReader(file)] == ["a.png", "b.png"]
+    assert len(find_media([tmp_path])) == 3, "what was annotated is no input of the next run"
+    monkeypatch.undo()
+    predict.main(task)
+    assert len(rows(tmp_path / "o")) == 3
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["annotated", "predictions.csv"]
 
 
 class Camera:

@@ -16,6 +16,8 @@ REMEDIES = dict.fromkeys((".heic", ".heif", ".hif"), HEIC_REMEDY) | dict.fromkey
     (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"), "export as JPEG with the camera's program"
 )  # fmt: skip
 TABLE = "predictions.csv"
+UNFINISHED_TABLE = "predictions.unfinished.csv"  # of a run that was interrupted
+KILLED_TABLE = ".predictions.*.partial.csv"  # pattern; of one that was killed, or runs now
 RESULTS = ("annotated", "explained", "timelines")  # folders that predict.py writes beside its table
 ADDRESS = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:[/\\]")  # two letters or more: C:\ is a drive
 
@@ -112,8 +114,9 @@ def _list_folder(folder: Path, results: Sequence[str]) -> Listing:
 
 
 def _holds_results(place: Path, folder: Path, results: Sequence[str]) -> bool:
-    """Tell whether a folder inside of `folder` is part of results: those of `RESULTS` beside a table."""
+    """Tell whether a folder inside of `folder` is part of results: those of `RESULTS` beside a table, whole or not."""
     if any(Path(os.path.realpath(place)).is_relative_to(result) for result in results):
         return True
     between = [place, *place.parents][: len(place.relative_to(folder).parts)]
-    return any(inner.name in RESULTS and (inner.parent / TABLE).is_file() for inner in between)
+    tables = (TABLE, UNFINISHED_TABLE, KILLED_TABLE)
+    return any(inner.name in RESULTS and any(any(inner.parent.glob(table)) for table in tables) for inner in between)
