@@ -217,7 +217,7 @@ def execute(run: Planned, study: Study, scoring: Lock) -> str | None:
         return f"{run.name} ended with {finished.returncode}; see {log.name}"
     if not (work / "predictions.npz").exists():  # MA-Net's script writes none
         with scoring:
-            hardware = choose_hardware(study.device, alone=True)
+            hardware = choose_hardware(study.device, study.precision, alone=True)
             stored = predict_valid(work / "last.pt", study.base_path_to_dataset, hardware)
         write_predictions(stored, work / "predictions.npz")
     for name in COPIED:

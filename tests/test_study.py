@@ -2,8 +2,10 @@
 
 import json
 import math
+import subprocess
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 
 import kornia.augmentation as K
 import numpy as np
@@ -271,6 +273,30 @@ def test_two_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert f"| {100 * accuracy:.2f} |" in next(line for line in text.splitlines() if line.startswith("| bagging"))
     for name in ("similarity", "disagreement", "gain"):
         assert (tmp_path / "results" / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_network_of_a_script_is_scored_in_the_precision_of_its_run(precision, tmp_path, monkeypatch):
+    study = driver.Study(
+        precision=precision, only=("manet",), seeds=(0,), device="cpu", base_path_experiment=tmp_path / "work",
+        runs=tmp_path / "runs",
+    )  # fmt: skip
+
+    def train_nothing(command, **_):
+        for name in driver.COPIED[:3]:
+            (study.base_path_experiment / "manet_0" / name).touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    def score(checkpoint, root, hardware):
+        scored.append(hardware.precision)
+        return store(*(torch.full(shape, 0.5) for shape in ((1, 2, 8), (1, 2, 8), (2, 8))), torch.zeros(2))
+
+    scored = []
+    monkeypatch.setattr(driver.subprocess, "run", train_nothing)
+    monkeypatch.setattr(driver, "current_commit", lambda: "none")
+    monkeypatch.setattr(driver, "predict_valid", score)
+    assert driver.execute(driver.plan(study)[0], study, Lock()) is None
+    assert scored == [getattr(torch, precision)]
 
 
 def write_network(path, num_branches: int = 2, **arguments) -> ESR:
