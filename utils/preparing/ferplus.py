@@ -136,6 +136,8 @@ def read_votes(label_file: Path) -> tuple[list[str], np.ndarray, int]:
                 order = [header.index(vote.lower()) for vote in FER_VOTES]
                 name_column = next((header.index(name) for name in FER_NAMES if name in header), 0)
                 continue
+            if header == [str(place) for place in range(len(header))]:  # what pandas writes for columns without names
+                continue
         row = [cell.strip() for cell in cells_or_none(line, separator)]
         while len(row) > 12 and not row[-1]:
             row.pop()
