@@ -11,7 +11,7 @@ JSON, which video to decode, and answers on stdout, in lines of JSON:
     {"end": n, "seconds": s, "first": s, "zero": s, "coded": m, "last": s, "codec": text}
                                                      the video ended after n pictures, the first one at `first`; times
                                                      count from the file's time `zero`; the file holds m coded ones,
-                                                     the last one at `last`
+                                                     the last one at `last` (counted where n is far below announced)
     {"error": text}                                  it cannot be decoded
 
 A line {} on stdin says that a picture was taken: its slot is free again. It imports nothing but OpenCV and NumPy.
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 SLOTS = 3  # pictures that are decoded ahead
+COMPLETE = 0.9  # share of the announced pictures from which on nobody asks how many the file holds
 SURVEYED = 100  # pictures whose times tell the rate of a video that states an unlikely one
 LIKELY_RATES = (1.0, 70.0)  # per second; containers with variable times state the clock's: 1000, 90,000
 USUAL_RATE = 25.0
@@ -183,7 +184,7 @@ def decode(answers: Answers, path: str, every: int, max_pixels: int) -> None:
             answers.say(alive=number)
         number += 1
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
-    coded, last = count_coded(answers, path, options) if number < announced else (number, seconds)
+    coded, last = count_coded(answers, path, options) if number < COMPLETE * announced else (number, seconds)
     answers.say(end=number, seconds=seconds, first=first, zero=zero, coded=coded, last=last, codec=codec)
 
 
