@@ -31,7 +31,7 @@ def examine_container(path: Path) -> Container:
             if head.startswith(EBML):
                 return Container(is_cut=_matroska_end(file) > size, is_matroska=True)
             if head.startswith(b"FLV\x01"):
-                return Container(is_cut=not _ends_with_a_tag(file, size))
+                return Container(is_cut=_flv_end(file) > size)
         except (ValueError, IndexError, OverflowError):
             pass  # damaged beyond what is read here; the decoder has said so, or did not need it
     return Container()
@@ -104,12 +104,16 @@ def _variable_number(file: BinaryIO) -> tuple[int, bool]:
     return value, value == 2 ** (7 * length) - 1
 
 
-def _ends_with_a_tag(file: BinaryIO, size: int) -> bool:
-    """Say whether an FLV file's last four bytes are, as they should be, the length of the tag before them."""
-    file.seek(size - 4)
-    length = int.from_bytes(file.read(4), "big")
-    if not 11 <= length <= size - 13:
-        return False
-    file.seek(size - 4 - length)
-    head = file.read(11)
-    return head[0] & 0x1F in (8, 9, 18) and int.from_bytes(head[1:4], "big") == length - 11
+def _flv_end(file: BinaryIO) -> int:
+    """Return where an FLV file should end, 0 when something else than its tags comes between.
+
+    A tag has 11 bytes of a head, and its length in 4 bytes behind it. FFmpeg takes other lengths there as well, so they
+    are passed over.
+    """
+    file.seek(5)
+    end = int.from_bytes(file.read(4), "big") + 4  # of the header, and of the length of no tag
+    while file.seek(end) and len(head := file.read(11)) == 11:
+        if head[0] & 0x1F not in (8, 9, 18):  # sound, pictures, notes
+            return 0
+        end += 11 + int.from_bytes(head[1:4], "big") + 4
+    return end
